@@ -1,0 +1,131 @@
+"""Everything this package raises on purpose, in one tree.
+
+    AcdcExportError               exit
+    ├── UsageError                  2   a wrong option, path, name or input array
+    │   └── ConfigError             2   a pipeline or target file; holds every problem found in it
+    ├── PairError                   2   a pair that is missing, half-written, altered or unusable
+    ├── BundleError                 2   a bundle that can't be read
+    ├── GraphError                  2   an ONNX graph that can't be lowered for the target
+    ├── OutputError                 2   a folder that can't be written, is foreign, or a full disk
+    ├── TrainingError               1   a run that went wrong (a loss that is not finite)
+    ├── RuntimeUnavailable          3   a target that can't run here: no interpreter, licence or network
+    └── EngineError                 3   a runtime that refused the model, died or hung
+        ├── ModelRefused
+        ├── EngineDied
+        └── EngineTimeout
+
+Each error is two lines: what is wrong and where, then what to do about it. `exit_code` is what the
+command ends with; docs/design.md lists the codes. Anything else that reaches the command line is a
+bug of ours, and ends with 70.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+
+__all__ = [
+    "AcdcExportError",
+    "BundleError",
+    "ConfigError",
+    "EngineDied",
+    "EngineError",
+    "EngineTimeout",
+    "GraphError",
+    "ModelRefused",
+    "OutputError",
+    "PairError",
+    "RuntimeUnavailable",
+    "TrainingError",
+    "UsageError",
+]
+
+
+class AcdcExportError(Exception):
+    """What is wrong and where (`message`, one line), and what to do about it (`remedy`, one line)."""
+
+    exit_code = 70
+
+    def __init__(self, message: str, remedy: str) -> None:
+        super().__init__(f"{message}\n{remedy}")
+        self.message = message
+        self.remedy = remedy
+
+
+class UsageError(AcdcExportError):
+    """A wrong option, path, name or input array."""
+
+    exit_code = 2
+
+
+class ConfigError(UsageError):
+    """A pipeline or target file with mistakes; `problems` holds all of them, one line each."""
+
+    def __init__(self, where: str, problems: Sequence[str]) -> None:
+        count = "1 mistake" if len(problems) == 1 else f"{len(problems)} mistakes"
+        listing = "".join(f"\n  {problem}" for problem in problems)
+        super().__init__(
+            f"{where}: {count}{listing}",
+            "Correct the file; `acdc-export targets show cpu` and `pipelines show digits` print commented examples.",
+        )
+        self.problems = tuple(problems)
+
+
+class PairError(AcdcExportError):
+    """A pair that is missing, half-written, altered or unusable."""
+
+    exit_code = 2
+
+
+class BundleError(AcdcExportError):
+    """A bundle that can't be read."""
+
+    exit_code = 2
+
+
+class GraphError(AcdcExportError):
+    """An ONNX graph that can't be lowered for the target."""
+
+    exit_code = 2
+
+
+class OutputError(AcdcExportError):
+    """A folder that can't be written, holds something foreign, or a full disk."""
+
+    exit_code = 2
+
+
+class TrainingError(AcdcExportError):
+    """A training run that went wrong."""
+
+    exit_code = 1
+
+
+class RuntimeUnavailable(AcdcExportError):
+    """A target that can't run on this machine: no interpreter, licence, or network to install it."""
+
+    exit_code = 3
+
+
+class EngineError(AcdcExportError):
+    """A runtime that could not do what was asked of it."""
+
+    exit_code = 3
+
+
+class ModelRefused(EngineError):
+    """The runtime was alive, and answered with an error."""
+
+
+class EngineDied(EngineError):
+    """The runtime's process ended (a native crash, most often)."""
+
+
+class EngineTimeout(EngineError):
+    """The runtime did not answer in time, and was ended."""
+
+
+def nearest(word: str, known: Sequence[str]) -> str:
+    """` (did you mean 'x'?)` for the known word nearest to `word`, or nothing."""
+    match = get_close_matches(word, known, n=1, cutoff=0.5)
+    return f" (did you mean '{match[0]}'?)" if match else ""

@@ -1,0 +1,19 @@
+"""Optional dependencies: their absence is one line that installs them, not a traceback."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from .errors import RuntimeUnavailable
+
+
+@contextmanager
+def extra(name: str) -> Iterator[None]:
+    """Wrap the imports that the extra `name` makes possible. Raises `RuntimeUnavailable` where one is missing."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise RuntimeUnavailable(
+            f"{error.name} is not installed, which this needs.", f"Run: pip install 'acdc-export[{name}]'"
+        ) from error

@@ -1,0 +1,123 @@
+"""Pipelines and targets: all mistakes of a file at once, with the nearest valid name."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from acdc_export import config, resources
+from acdc_export.errors import ConfigError, UsageError
+
+DIGITS = resources.find("pipelines", "digits").read_text()
+
+
+@pytest.mark.parametrize("name", resources.names("pipelines"))
+def test_built_in_pipelines_are_sound(name: str) -> None:
+    pipeline = config.load_pipeline(name)
+    assert pipeline.name == name
+    assert pipeline.text == resources.find("pipelines", name).read_text()
+
+
+@pytest.mark.parametrize("name", resources.names("targets"))
+def test_built_in_targets_are_sound(name: str) -> None:
+    target = config.load_target(name)
+    assert target.name == name
+    assert target.requirements.is_file()
+
+
+def test_all_mistakes_are_told_at_once_with_the_nearest_name() -> None:
+    text = (
+        DIGITS.replace("batch_size = 64", "batch_sise = 64")
+        .replace("sparsity = 0.9\n", "sparsity = 1.9\n")
+        .replace('name = "residual_cnn"', "name = 3")
+        .replace("speedup >= 1.3", "speedupp >= 1.3")  # meaning is checked beside structure
+    )
+    with pytest.raises(ConfigError) as caught:
+        config.parse_pipeline(text, "mine.toml")
+    problems = "\n".join(caught.value.problems)
+    assert caught.value.message.startswith("mine.toml: 5 mistakes")
+    assert "training.batch_sise: unknown key (did you mean 'batch_size'?)" in problems
+    assert "training.batch_size: missing" in problems
+    assert "pattern.sparsity: input should be less than 1" in problems
+    assert "model.name" in problems
+    assert "unknown metric 'speedupp' (did you mean 'speedup'?)" in problems
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "problem"),
+    [
+        ('"speedup >= 1.3"', '"speedupp >= 1.3"', "unknown metric 'speedupp' (did you mean 'speedup'?)"),
+        ('"speedup >= 1.3"', '"speedup > 1.3"', "not of the form"),
+        ("gated_batch_size = 16", "gated_batch_size = 4", "4 is not among batch_sizes [1, 16]"),
+        ('judge = "digits:test"', 'judge = "digits:train"', "'digits:train' is what the pair is trained on"),
+        ('gates = [\n    "sparsity >= 0.9",', "gates = []\nx = [", "judging.gates"),
+        ('name = "digits"', 'name = "../digits"', "can't be the name of a folder"),
+        ("[model]", "[model", "not valid TOML"),
+        ('name = "digits"', 'text = "x"\nname = "digits"', "text: set by the program"),
+    ],
+)
+def test_mistakes_in_meaning(old: str, new: str, problem: str) -> None:
+    with pytest.raises(ConfigError, match="mistake") as caught:
+        config.parse_pipeline(DIGITS.replace(old, new, 1), "mine.toml")
+    assert problem in "\n".join(caught.value.problems)
+
+
+def test_targets_of_a_pipeline_are_looked_for_in_files_only(tmp_path: Path) -> None:
+    """The pipeline that a pair carries may come from another machine, with other targets."""
+    text = DIGITS.replace('targets = ["cpu"]', 'targets = ["cup"]')
+    assert config.parse_pipeline(text, "a pair").judging.targets == ("cup",)
+    (tmp_path / "mine.toml").write_text(text)
+    with pytest.raises(ConfigError, match=r"unknown target 'cup' \(did you mean 'cpu'\?\)"):
+        config.load_pipeline(str(tmp_path / "mine.toml"))
+
+
+def test_a_copy_has_the_name_of_its_folder(tmp_path: Path) -> None:
+    """A bundle is named after its target: a copy must not pass for the built-in one."""
+    resources.copy("targets", "cpu", tmp_path / "mybox")
+    assert config.load_target(str(tmp_path / "mybox")).name == "mybox"
+    resources.copy("pipelines", "digits", tmp_path / "mine.toml")
+    assert config.load_pipeline(str(tmp_path / "mine.toml")).name == "mine"
+    shutil.copytree(tmp_path / "mybox", tmp_path / "other")
+    with pytest.raises(ConfigError, match="'mybox' is not the name of its folder, 'other'"):
+        config.load_target(str(tmp_path / "other"))
+
+
+def test_a_target_of_ones_own(tmp_path: Path) -> None:
+    mine = tmp_path / "mybox"
+    resources.copy("targets", "cpu", mine)
+    text = (mine / "target.toml").read_text()
+    (mine / "target.toml").write_text(text.replace("global_average_pool", "global_avg_pool").replace(">=3.8,", "3.8,"))
+    text = (mine / "target.toml").read_text()
+    text = text.replace('["onnxruntime"]', '["onnxrutime"]').replace('pipeline = "digits"', 'pipeline = "digist"')
+    (mine / "target.toml").write_text(text.replace("fp32 = 1e-3", "int8 = 1e-1"))
+    (mine / "engine.py").unlink()
+    with pytest.raises(ConfigError) as caught:
+        config.load_target(str(mine))
+    problems = "\n".join(caught.value.problems)
+    assert "unknown pass 'global_avg_pool' (did you mean 'global_average_pool'?)" in problems
+    assert "runtime.python" in problems
+    assert "engine.py is missing" in problems
+    assert "unknown target 'onnxrutime' (did you mean 'onnxruntime'?)" in problems
+    assert "unknown pipeline 'digist' (did you mean 'digits'?)" in problems
+    assert "graphs can't be lowered to 'int8', only to fp32" in problems
+
+
+def test_a_name_is_a_built_in_and_a_path_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(resources.find("targets", "cpu"), tmp_path / "mybox")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match="Unknown target 'mybox'"):  # code in the working directory is not a built-in
+        resources.find("targets", "mybox")
+    assert resources.find("targets", "./mybox") == Path("mybox")
+    with pytest.raises(UsageError, match=r"did you mean 'cpu'\?"):
+        resources.find("targets", "cpuu")
+    with pytest.raises(UsageError, match="There is no pipeline at nowhere.toml"):
+        resources.find("pipelines", "nowhere.toml")
+
+
+def test_copy_never_overwrites(tmp_path: Path) -> None:
+    (tmp_path / "digits.toml").write_text("mine")
+    with pytest.raises(UsageError, match="exists already"):
+        resources.copy("pipelines", "digits", tmp_path / "digits.toml")
+    assert (tmp_path / "digits.toml").read_text() == "mine"
