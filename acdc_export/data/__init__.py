@@ -1,0 +1,221 @@
+"""Where samples come from: a name, a file or a factory, read as a stream of numpy batches. No torch here.
+
+digits:train                   a built-in data set, and which part of it
+validation.npz                 arrays `x` and `y`; or one for each of the network's inputs, and `labels`
+package.module:factory         a callable of yours, see `load`
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import AcdcExportError, UsageError, nearest
+from . import digits
+from .importing import import_named, reason
+
+Array = NDArray[Any]
+Inputs = Array | dict[str, Array]  # by the names of the network's inputs, where there are several
+Batch = tuple[Inputs, Array]
+
+BUILT_IN: dict[str, Mapping[str, Callable[[], Batch]]] = {"digits": digits.PARTS}
+"""The built-in data sets: their parts, each with the function that reads it."""
+
+_FORMS = "Give a built-in (digits:train), a file (path.npz), or a factory (package.module:callable)."
+
+
+@dataclass(frozen=True)
+class Data:
+    """Samples and their labels. `count` is how many there are, where that is known without reading them all.
+
+    Floats are float32 (what networks are exported with), labels int64.
+    """
+
+    spec: str
+    count: int | None
+    _read: Callable[[], Iterable[Any]] = field(repr=False)  # starts anew at each call
+
+    @classmethod
+    def of(cls, batches: Iterable[Any], spec: str = "the given data") -> Data:
+        """Data from batches `(x, y)` in Python: a list of them, a torch DataLoader. What can be read only once, as
+        a generator, is read into memory here."""
+        kept = list(batches) if isinstance(batches, Iterator) else batches
+        return cls(spec, None, lambda: kept)
+
+    def batches(self, size: int) -> Iterator[Batch]:
+        """Batches of exactly `size` rows, except for the last one.
+
+        Raises:
+            UsageError: data that is no pair of inputs and labels, of unequal lengths, not finite, or empty.
+        """
+        if size < 1:
+            raise UsageError(f"A batch of {size} rows is not possible.", "Give a batch size of at least 1.")
+        waiting: list[Batch] = []
+        rows, empty = 0, True
+        for raw in self._raw():
+            batch = _checked(raw, self.spec)
+            if waiting and _signature(batch[0]) != _signature(waiting[0][0]):
+                raise UsageError(
+                    f"{self.spec}: the shapes or types of the inputs differ between its batches.",
+                    "Every sample needs the same inputs, of the same shapes.",
+                )
+            empty = empty and not len(batch[1])
+            waiting.append(batch)
+            rows += len(batch[1])
+            while rows >= size:
+                whole = _join(waiting)
+                yield _rows(whole, 0, size)
+                waiting, rows = [_rows(whole, size, rows)], rows - size
+        if empty:
+            raise UsageError(f"{self.spec} holds no samples.", "Give data with at least one.")
+        if rows:
+            yield _join(waiting)
+
+    def _raw(self) -> Iterator[Any]:
+        """What the source gives, batch by batch; whatever goes wrong in it is a `UsageError` that names it."""
+        try:
+            yield from self._read()
+        except AcdcExportError:
+            raise
+        except Exception as error:  # a user's factory can fail in any way
+            raise UsageError(
+                f"{self.spec} can't be read: {reason(error)}.", "Let it return an iterable of batches (x, y)."
+            ) from error
+
+
+def load(spec: str, *, trusted: bool = True) -> Data:
+    """The data that `spec` names; the module's docstring shows the forms.
+
+    A factory returns an iterable of batches `(x, y)`, `x` an array or a dict of arrays by input name, `y` the
+    labels. It is called for each reading. Since calling it runs code, a factory is refused unless `trusted`:
+    what a user names is, what a file that they received names is not.
+
+    Raises:
+        UsageError: an unknown name, a missing or unsound file, a factory that can't be had.
+        RuntimeUnavailable: the package that a built-in data set comes with is missing.
+    """
+    if spec.endswith(".npz"):
+        return _from_arrays(spec, _read_npz(Path(spec), spec))
+    name, colon, part = spec.partition(":")
+    if name in BUILT_IN:
+        parts = BUILT_IN[name]
+        if part not in parts:
+            raise UsageError(
+                f"'{spec}' names no part of {name}{nearest(part, list(parts))}.",
+                f"Its parts are {', '.join(f'{name}:{known}' for known in parts)}.",
+            )
+        return _from_arrays(spec, parts[part]())
+    if not colon or "/" in name:
+        raise UsageError(f"'{spec}' is no data{nearest(name, list(BUILT_IN))}.", _FORMS)
+    if not trusted:
+        raise UsageError(
+            f"{spec} is a function; to read data from it would run code that you didn't name yourself.",
+            f"If you trust it, name it: --data {spec}",
+        )
+    return Data(spec, None, import_named(spec, "data", list(BUILT_IN)))
+
+
+def _from_arrays(spec: str, arrays: Batch) -> Data:
+    _checked(arrays, spec)
+    count = len(arrays[1])
+    if not count:
+        raise UsageError(f"{spec} holds no samples.", "Give data with at least one.")
+    return Data(spec, count, lambda: [arrays])
+
+
+def _read_npz(path: Path, spec: str) -> Batch:
+    if not path.is_file():
+        raise UsageError(f"There is no file {spec}.", _FORMS)
+    try:
+        # Opened here, since numpy leaves a file open that is no archive.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except Exception as error:  # zipfile, zlib and numpy each have their own
+        why = "it holds Python objects" if "allow_pickle" in str(error) else reason(error)
+        raise UsageError(
+            f"{spec} can't be read: {why}.", "Write it with numpy.savez, from arrays of numbers."
+        ) from error
+    if set(arrays) == {"x", "y"}:
+        return arrays["x"], arrays["y"]
+    if "labels" in arrays and len(arrays) > 1:
+        labels = arrays.pop("labels")
+        return arrays, labels
+    raise UsageError(
+        f"{spec} holds {', '.join(sorted(arrays)) or 'nothing'}; labels are missing.",
+        "It needs arrays 'x' and 'y', or one for each of the network's inputs and 'labels'.",
+    )
+
+
+def _checked(raw: Any, spec: str) -> Batch:
+    """A batch as arrays that a network can take, or a `UsageError` that names what is wrong with it."""
+    try:
+        x, y = raw
+    except (TypeError, ValueError):
+        raise UsageError(
+            f"{spec} gives {type(raw).__name__}, not pairs of inputs and labels.", "Let it yield batches (x, y)."
+        ) from None
+    labels = _numbers(y, "the labels", spec)
+    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer) or (len(labels) and labels.min() < 0):
+        raise UsageError(
+            f"{spec}: the labels are {labels.dtype} {list(labels.shape)}; one class index a sample is wanted.",
+            "Give them as integers from 0, with one axis.",
+        )
+    named = isinstance(x, Mapping)
+    if isinstance(x, tuple):
+        raise UsageError(
+            f"{spec} gives its inputs as a tuple of {len(x)}.", "Give a dict of arrays, by the names of the inputs."
+        )
+    inputs = {str(name): _numbers(array, str(name), spec) for name, array in (x.items() if named else [("x", x)])}
+    for name, array in inputs.items():
+        if array.ndim == 0 or len(array) != len(labels):
+            raise UsageError(
+                f"{spec}: {name} has {len(array) if array.ndim else 'no'} rows, and there are {len(labels)} labels.",
+                "Give as many labels as samples.",
+            )
+    if not inputs:
+        raise UsageError(f"{spec} gives labels without inputs.", "Let it yield batches (x, y).")
+    return inputs if named else inputs["x"], labels.astype(np.int64)
+
+
+def _numbers(value: Any, name: str, spec: str) -> Array:
+    array = np.asarray(value)
+    if array.dtype.kind not in "biuf":
+        raise UsageError(f"{spec}: {name} are {array.dtype}, not numbers.", "Give arrays of numbers.")
+    if array.dtype.kind == "f":
+        with np.errstate(over="ignore"):  # it becomes infinite, and is refused
+            array = array.astype(np.float32, copy=False)
+        if not np.isfinite(array).all():
+            bad = int((~np.isfinite(array)).sum())
+            raise UsageError(
+                f"{spec}: {bad} values of {name} are NaN or infinite (as float32).",
+                "Remove these samples, or repair what wrote them.",
+            )
+    return array
+
+
+def _signature(inputs: Inputs) -> dict[str, tuple[str, tuple[int, ...]]]:
+    named = inputs if isinstance(inputs, dict) else {"": inputs}
+    return {name: (str(array.dtype), array.shape[1:]) for name, array in named.items()}
+
+
+def _join(batches: list[Batch]) -> Batch:
+    if len(batches) == 1:
+        return batches[0]
+    labels = np.concatenate([y for _, y in batches])
+    parts = [x for x, _ in batches]
+    first = parts[0]
+    if isinstance(first, dict):
+        return {name: np.concatenate([part[name] for part in parts]) for name in first}, labels
+    return np.concatenate(parts), labels  # type: ignore[arg-type]
+
+
+def _rows(batch: Batch, start: int, end: int) -> Batch:
+    x, y = batch
+    if isinstance(x, dict):
+        return {name: array[start:end] for name, array in x.items()}, y[start:end]
+    return x[start:end], y[start:end]

@@ -1,0 +1,49 @@
+"""`package.module:callable`, the way in which a user names code of their own."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from ..errors import UsageError, nearest
+
+
+def reason(error: BaseException) -> str:
+    """What an exception in a user's code says, in one line."""
+    first = str(error).strip().partition("\n")[0].rstrip(".")
+    return f"{type(error).__name__}: {first}" if first else type(error).__name__
+
+
+def import_named(spec: str, what: str, built_in: Sequence[str]) -> Callable[..., Any]:
+    """The callable that `spec` names. It is looked for where Python looks, and then in the working directory.
+
+    Args:
+        what: it is to be, for errors ("model", "data").
+        built_in: names that the user may have meant.
+
+    Raises:
+        UsageError: no such module, one that fails to import, or no such callable in it.
+    """
+    module_name, _, attribute = spec.partition(":")
+    here = str(Path.cwd())
+    sys.path.append(here)  # at the end, so that no local file stands in for a package
+    try:
+        module = import_module(module_name)
+    except Exception as error:  # a user's module can fail in any way
+        raise UsageError(
+            f"The {what} '{spec}' can't be imported{nearest(module_name, built_in)}: {reason(error)}.",
+            f"Give package.module:callable, from a module that Python finds; built in: {', '.join(built_in)}.",
+        ) from error
+    finally:
+        sys.path.remove(here)
+    found = getattr(module, attribute, None)
+    if not callable(found):
+        names = [name for name in dir(module) if callable(getattr(module, name)) and not name.startswith("_")]
+        raise UsageError(
+            f"{module_name} has no callable '{attribute}'{nearest(attribute, names)}.",
+            f"Name the function that returns the {what}: {module_name}:function",
+        )
+    return found  # type: ignore[no-any-return]

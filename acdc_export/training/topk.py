@@ -1,0 +1,101 @@
+"""Exact selection of the smallest magnitudes among many tensors, without ever laying them end to end.
+
+The bits of a float32 that isn't negative, read as an integer, order as the number does. So the wanted rank
+is found by counting, as in a radix sort: how many magnitudes share each value of their upper 16 bits, which of
+these buckets holds the rank, and then the same for the lower 16 bits within it. What passes between tensors
+are only the counts: they add up over tensors, devices, and (some day) over the processes of a distributed run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from ..errors import TrainingError, UsageError
+
+_HALF = 16  # bits
+_EXACT = (torch.float32, torch.float16, torch.bfloat16)  # what float32 holds without rounding
+
+
+def keep_largest(weights: Mapping[str, Tensor], zeros: int) -> dict[str, Tensor]:
+    """Masks that drop the `zeros` smallest magnitudes of all `weights` together, and keep the rest.
+
+    Among equal magnitudes those of the tensor that comes first are dropped first, and within a tensor those
+    with the lower flat index: the result depends on neither the device nor the memory layout.
+
+    Returns:
+        Boolean masks by name, shaped and placed as the weights: True is kept. Exactly `zeros` are False.
+
+    Raises:
+        UsageError: a type that float32 doesn't hold exactly, or `zeros` outside [0, number of weights].
+        TrainingError: weights that are NaN or infinite.
+    """
+    total = sum(weight.numel() for weight in weights.values())
+    if not 0 <= zeros <= total:
+        raise UsageError(f"{zeros} of {total} weights can't be zero.", "Give a number between 0 and all of them.")
+    for name, weight in weights.items():
+        require_exact(name, weight)
+        if not weight.isfinite().all():
+            raise TrainingError(
+                f"{name} holds weights that are NaN or infinite.", "The run diverged; train with a lower learning rate."
+            )
+    if zeros == 0:
+        return {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in weights.items()}
+
+    upper, below = _bucket(_counts(weights, _upper_half), zeros)
+    lower, below_within = _bucket(_counts(weights, partial(_lower_half, upper=upper)), zeros - below)
+    threshold = (upper << _HALF) | lower
+    ties = zeros - below - below_within  # how many of those that equal the threshold are dropped
+
+    masks = {}
+    for name, weight in weights.items():
+        bits = _bits(weight)
+        mask = bits > threshold
+        equal = (bits == threshold).flatten().nonzero().squeeze(1)  # flat indices, in ascending order
+        kept = equal[ties:]
+        ties -= len(equal) - len(kept)
+        if len(kept):
+            # index_fill_ on a view would miss the copy that flatten() makes of a channels_last tensor
+            mask[torch.unravel_index(kept, mask.shape)] = True
+        masks[name] = mask
+    return masks
+
+
+def require_exact(name: str, weight: Tensor) -> None:
+    """Refuse a weight whose type float32 doesn't hold exactly. Raises `UsageError`."""
+    if weight.dtype not in _EXACT:
+        raise UsageError(
+            f"{name} is {str(weight.dtype).removeprefix('torch.')}; the pattern is chosen among float32 magnitudes.",
+            "Convert the model with `model.float()` before the optimizer is made.",
+        )
+
+
+def _bits(weight: Tensor) -> Tensor:
+    """The magnitudes' bit patterns as int32, which orders as the magnitudes do. -0.0 is 0, as 0.0 is."""
+    return weight.detach().abs().to(torch.float32).view(torch.int32)
+
+
+def _counts(weights: Mapping[str, Tensor], part: Callable[[Tensor], Tensor]) -> Tensor:
+    """How many magnitudes of all tensors fall into each bucket: int64 of shape (65536,), on the CPU."""
+    counts = torch.zeros(1 << _HALF, dtype=torch.int64)
+    for weight in weights.values():
+        counts += torch.bincount(part(_bits(weight).flatten()), minlength=1 << _HALF).cpu()
+    return counts
+
+
+def _upper_half(bits: Tensor) -> Tensor:
+    return bits >> _HALF
+
+
+def _lower_half(bits: Tensor, upper: int) -> Tensor:
+    return bits[bits >> _HALF == upper] & ((1 << _HALF) - 1)
+
+
+def _bucket(counts: Tensor, rank: int) -> tuple[int, int]:
+    """The bucket that holds the `rank`-th smallest (counted from 1), and how many lie in the buckets before it."""
+    cumulative = counts.cumsum(0)
+    bucket = int(torch.searchsorted(cumulative, rank))
+    return bucket, int(cumulative[bucket] - counts[bucket])

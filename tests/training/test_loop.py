@@ -1,0 +1,160 @@
+"""The pipelines' loop on a network and data that take a second, and the example of a loop of one's own."""
+
+import runpy
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+
+from acdc_export.config import Model, Pattern, ScheduleTable, Training, load_pipeline
+from acdc_export.errors import TrainingError, UsageError
+from acdc_export.pair import Pair
+from acdc_export.progress import Progress
+from acdc_export.training import loop, train
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def pipeline(tmp_path):
+    generator = np.random.default_rng(0)
+    y = generator.integers(0, 3, 90)
+    x = generator.normal(size=(90, 1, 6, 6)) + y[:, None, None, None]  # brightness is the class
+    np.savez(tmp_path / "bright.npz", x=x, y=y)
+    digits = load_pipeline("digits")
+    return replace(
+        digits,
+        name="bright",
+        model=Model("residual_cnn", {"channels": 1, "width": 4, "blocks": 1, "classes": 3}),
+        data=replace(digits.data, train=str(tmp_path / "bright.npz")),
+        training=Training(batch_size=16, learning_rate=0.05, momentum=0.9, shift=1),
+        schedule=ScheduleTable(warmup=2, sparse=1, dense=1, cycles=1, last_sparse=1, last_dense=2, final_sparse=3),
+        pattern=Pattern(sparsity=0.5, exclude=("stem.*",)),
+    )
+
+
+class Recorder(Progress):
+    def __init__(self):
+        self.tasks, self.details = [], []
+
+    def task(self, description, total):
+        self.tasks.append((description, total))
+        recorder = self
+
+        class Task:
+            def __enter__(self):
+                return lambda amount=1.0, detail="": recorder.details.append(detail)
+
+            def __exit__(self, *_):
+                return None
+
+        return Task()
+
+
+@pytest.mark.train
+def test_a_pipeline_trains_both_halves(pipeline, tmp_path):
+    torch.manual_seed(123)
+    before, threads = torch.get_rng_state(), torch.get_num_threads()
+    progress = Recorder()
+    pair = train(pipeline, tmp_path / "pair", progress)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.get_num_threads() == threads
+
+    record = Pair.load(tmp_path / "pair").record
+    assert (record.name, record.seed, record.pipeline) == ("bright", 0, pipeline.text)
+    assert record.metrics["sparse"]["training_accuracy"] > 0.8
+    assert record.metrics["dense"]["training_accuracy"] > 0.8
+    assert record.pattern.sparsity == 0.5
+    assert "stem.0.weight" not in record.pattern.layers
+    assert pair.reference.inputs["input"].shape == (64, 1, 6, 6)
+
+    assert progress.tasks == [("Training bright", 13)]
+    assert [detail.split(",")[0] for detail in progress.details] == [
+        *["dense"] * 2, "50% sparse", "dense", "50% sparse", *["dense"] * 2, *["50% sparse"] * 3, *["dense"] * 3,
+    ]  # fmt: skip
+    assert ["twin" in detail for detail in progress.details] == [False] * 10 + [True] * 3
+
+    torch.manual_seed(456)
+    train(pipeline, tmp_path / "again")
+    for half in ("sparse", "dense"):
+        one, two = (load_file(tmp_path / name / f"{half}.safetensors") for name in ("pair", "again"))
+        assert all(np.array_equal(one[key], two[key]) for key in one)
+
+
+def test_the_judged_split_is_not_read(pipeline, tmp_path, monkeypatch):
+    read = []
+    load = loop.data.load
+    monkeypatch.setattr(loop.data, "load", lambda spec: read.append(spec) or load(spec))
+    monkeypatch.setattr(loop.ACDC, "save_pair", lambda self, *_, **__: None)
+    train(pipeline, tmp_path / "pair")
+    assert read == [pipeline.data.train]
+
+
+def test_the_rate_warms_up_and_then_falls_to_zero(pipeline, tmp_path, monkeypatch):
+    rates = []
+    monkeypatch.setattr(
+        loop, "_epoch", lambda model, optimizer, *rest: rates.append(optimizer.param_groups[0]["lr"]) or 1.0
+    )
+    monkeypatch.setattr(loop.ACDC, "save_pair", lambda self, *_, **__: None)
+    pipeline = replace(pipeline, training=replace(pipeline.training, learning_rate=1.0, warmup_epochs=2))
+    with pytest.warns(UserWarning, match="before `optimizer.step"):  # there are no steps here
+        train(pipeline, tmp_path / "pair")
+    cosine = [0.5 * (1 + np.cos(np.pi * done / 8)) for done in range(8)]
+    np.testing.assert_allclose(rates, [0.5, 1.0, *cosine, *cosine[-3:]])
+
+
+def test_a_loss_that_is_not_finite_names_epoch_and_phase(pipeline, tmp_path):
+    pipeline = replace(pipeline, training=replace(pipeline.training, learning_rate=1e30))
+    with pytest.raises(TrainingError, match=r"loss is (nan|inf) in epoch 0, a dense one of the sparse half"):
+        train(pipeline, tmp_path / "pair")
+    assert not (tmp_path / "pair").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model": Model("residual_cnn", {"channels": 3, "width": 4, "blocks": 1, "classes": 3})}, "can't take"),
+        ({"model": Model("residual_cnn", {"channels": 1, "width": 4, "blocks": 1, "classes": 2})}, "labels up to 2"),
+        ({"model": Model("residual_cnn", {"channels": 1})}, "'width' is missing"),
+        ({"pattern": Pattern(sparsity=0.5, exclude=("body",))}, "excludes nothing"),
+    ],
+)
+def test_what_does_not_fit_is_told_before_training(pipeline, tmp_path, monkeypatch, change, message):
+    monkeypatch.setattr(loop, "_epoch", lambda *_: pytest.fail("trained"))
+    with pytest.raises(UsageError, match=message):
+        train(replace(pipeline, **change), tmp_path / "pair")
+
+
+def test_shifts_move_each_image_as_a_whole():
+    torch.manual_seed(0)
+    images = torch.zeros(200, 2, 5, 5)
+    images[:, :, 2, 2] = torch.tensor([1.0, 2.0])
+    moved = loop._shifted(images, 1)
+    assert moved.shape == images.shape
+    places = moved[:, 0].flatten(1).argmax(1)
+    assert set(places.tolist()) == {6, 7, 8, 11, 12, 13, 16, 17, 18}
+    assert torch.equal(moved[:, 1], 2 * moved[:, 0])
+    assert (moved.flatten(1).sum(1) == 3).all()
+    bright = torch.ones(1, 1, 4, 4)
+    assert torch.equal(loop._shifted(bright, 3), bright)  # the border is repeated
+    assert loop._shifted(images, 0) is images
+
+
+def test_only_images_are_shifted(pipeline, tmp_path):
+    np.savez(tmp_path / "flat.npz", x=np.zeros((9, 4), dtype=np.float32), y=np.zeros(9, dtype=int))
+    pipeline = replace(pipeline, data=replace(pipeline.data, train=str(tmp_path / "flat.npz")))
+    with pytest.raises(UsageError, match="only images"):
+        train(pipeline, tmp_path / "pair")
+
+
+@pytest.mark.train
+def test_the_example_of_a_loop_of_ones_own_runs(tmp_path, capsys):
+    example = runpy.run_path(str(ROOT / "examples" / "own_loop.py"))
+    pair = example["main"](str(tmp_path / "mine"))
+    assert "dense  half" in capsys.readouterr().out
+    accuracy = {half: metrics["accuracy"] for half, metrics in pair.record.metrics.items()}
+    assert min(accuracy.values()) > 0.94
+    assert 0.9 <= pair.record.pattern.achieved < 0.91
