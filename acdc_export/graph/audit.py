@@ -1,0 +1,134 @@
+"""Zeros, 2:4 groups and 1x4 blocks, counted by position in the graph.
+
+By position and not by name, because passes rename and rescale: folding a batch norm gives a weight another name
+and other values, while the n-th weighted operator stays the n-th.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from ..errors import GraphError
+
+# Which input of an operator is the weight, and whose inner axis (along which 2:4 groups lie) is where.
+_WEIGHTED = {"Conv": 1, "ConvInteger": 1, "ConvTranspose": 1, "Gemm": 1, "MatMul": 1, "MatMulInteger": 1}
+
+
+@dataclass(frozen=True)
+class WeightAudit:
+    """What one weighted operator's weight holds."""
+
+    position: int  # among the weighted operators, in topological order
+    operator: str
+    name: str  # of the initializer
+    shape: tuple[int, ...]
+    zeros: int
+    total: int
+    two_of_four: str  # "conformant", "violating" or "ineligible"
+    two_of_four_groups: tuple[int, int]  # groups of 4 input channels with at most 2 non-zeros, of all groups
+    zero_blocks: tuple[int, int]  # 1x4 blocks along the input channels that are all zero, of all blocks
+    finite: bool  # neither NaN nor infinity in it
+
+    @property
+    def sparsity(self) -> float:
+        """Zeros over weights, 0 to 1."""
+        return self.zeros / self.total
+
+
+def load(path: Path) -> ir.Model:
+    """Read an ONNX file. Raises `GraphError` where it is not one."""
+    try:
+        model = ir.load(path)
+        model.graph.sort()
+    except Exception as error:  # protobuf, onnx_ir and the file system each have their own
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise GraphError(
+            f"{path} can't be read as ONNX: {reason}", "Export the model again; it may be cut off."
+        ) from error
+    if not model.graph.outputs:
+        raise GraphError(f"{path} holds no ONNX graph.", "Export the model again; it may be cut off.")
+    return model
+
+
+def audit(model: ir.Model) -> tuple[WeightAudit, ...]:
+    """Count the zeros of every weighted operator (Conv, Gemm, MatMul and their integer forms)."""
+    found: list[WeightAudit] = []
+    for node in model.graph:
+        weight = _weight(node)
+        if weight is not None and weight.const_value is not None and weight.const_value.size:
+            array = weight.const_value.numpy()
+            found.append(count(len(found), node.op_type, weight.name or "", array, _inner_axis(node, array)))
+    return tuple(found)
+
+
+def pruned(canonical: Sequence[WeightAudit], layers: Mapping[str, tuple[int, int]]) -> list[int] | None:
+    """The positions of the pruned layers, given as `{weight name: (zeros, total)}`, in a canonical graph.
+
+    By name, and where an exporter renamed a weight (a transposed Linear), by its counts. None if one isn't found.
+    """
+    left = {weight.position: weight for weight in canonical}
+    found, renamed = [], []
+    for name, counts in layers.items():
+        match = next((weight for weight in left.values() if weight.name == name), None)
+        if match is None:
+            renamed.append(counts)
+        else:
+            found.append(left.pop(match.position).position)
+    for zeros, total in renamed:
+        match = next((weight for weight in left.values() if (weight.zeros, weight.total) == (zeros, total)), None)
+        if match is None:
+            return None
+        found.append(left.pop(match.position).position)
+    return sorted(found)
+
+
+def _weight(node: ir.Node) -> ir.Value | None:
+    if node.domain not in ("", "ai.onnx") or node.op_type not in _WEIGHTED:
+        return None
+    inputs = node.inputs
+    wanted = [_WEIGHTED[node.op_type]] + ([0] if node.op_type.startswith("MatMul") else [])
+    return next((inputs[at] for at in wanted if at < len(inputs) and _constant(inputs[at])), None)
+
+
+def _constant(value: ir.Value | None) -> bool:
+    return value is not None and value.const_value is not None and len(value.const_value.shape) >= 2
+
+
+def count(position: int, operator: str, name: str, weight: NDArray[Any], inner: int) -> WeightAudit:
+    """Count one weight, of two dimensions or more; `inner` is the axis of its input channels."""
+    total = int(weight.size)
+    groups = kept = empty = 0
+    if weight.shape[inner] % 4 == 0:
+        quads = np.moveaxis(weight != 0, inner, -1).reshape(-1, 4).sum(axis=1)
+        groups, kept, empty = len(quads), int((quads <= 2).sum()), int((quads == 0).sum())
+    state = "ineligible" if not groups else "conformant" if kept == groups else "violating"
+    zeros = total - int(np.count_nonzero(weight))
+    return WeightAudit(
+        position=position,
+        operator=operator,
+        name=name,
+        shape=tuple(weight.shape),
+        zeros=zeros,
+        total=total,
+        two_of_four=state,
+        two_of_four_groups=(kept, groups),
+        zero_blocks=(empty, groups),
+        finite=bool(np.isfinite(weight).all()),
+    )
+
+
+def _inner_axis(node: ir.Node, weight: NDArray[Any]) -> int:
+    """The axis of the input channels: Conv weights are (K, C, R, S), MatMul's (.., C, K), Gemm's depend on transB."""
+    if node.op_type.startswith("MatMul"):
+        return weight.ndim - 2
+    if node.op_type == "Gemm":
+        transposed = node.attributes.get("transB")
+        return 1 if transposed is not None and transposed.as_int() else 0
+    return 0 if node.op_type == "ConvTranspose" else 1

@@ -1,0 +1,23 @@
+"""BatchNormalization into the Conv or Gemm before it.
+
+A weight becomes w * gamma / sqrt(var + eps), a factor for each output channel, so a zero stays a zero.
+Canonical graphs come unfolded, so that their weights are the ones of the state dict.
+"""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+from onnxscript.rewriter import RewriteRuleSet
+from onnxscript.rewriter.rules import common as rules
+
+
+def run(model: ir.Model, *, batch_size: int) -> None:
+    """Fold wherever the batch norm's statistics are initializers and nothing else reads its input."""
+    RewriteRuleSet(
+        [
+            rules.fuse_batchnorm_into_conv_rule,
+            rules.fuse_batchnorm_into_conv_transpose_rule,
+            rules.fuse_batchnorm_into_gemm_rule,
+        ]
+    ).apply_to_model(model)
+    ir.passes.common.RemoveUnusedNodesPass()(model)
