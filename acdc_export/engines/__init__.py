@@ -1,0 +1,7 @@
+"""Runtimes in interpreters and processes of their own, behind the `Engine` protocol of `acdc_export.evidence`."""
+
+from .environment import Environment, Status, ensure, status
+from .home import home
+from .worker import Timeouts, Worker, open_engine
+
+__all__ = ["Environment", "Status", "Timeouts", "Worker", "ensure", "home", "open_engine", "status"]

@@ -1,0 +1,354 @@
+"""A runtime's own interpreter: created on first use, kept in the home folder, found again by what made it."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import operator
+import os
+import platform
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+from ..config import Runtime, Target
+from ..errors import RuntimeUnavailable
+from ..files import new_folder, output_errors, write_json
+from ..progress import SILENT, Progress
+from . import licenses
+from .home import home
+
+SCHEMA_VERSION = 1
+RECORD = "environment.json"
+"""Written last, so an environment that has it is whole."""
+
+_PROBE = "import sys, ensurepip, venv; print('%d.%d' % sys.version_info[:2])"
+_PROBE_SECONDS = 20.0
+_COMPARE = {">=": operator.ge, "<=": operator.le, "==": operator.eq, ">": operator.gt, "<": operator.lt}
+_LEFT_OUT = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "PIP_TARGET", "PIP_PREFIX", "PIP_ROOT")
+_OFFLINE = re.compile(
+    r"from versions: none|connection broken|Max retries exceeded|Failed to establish|name resolution"
+    r"|unreachable|timed out|ConnectTimeout|ReadTimeout|ProxyError|SSLError|IncompleteRead",
+    re.IGNORECASE,
+)
+_BUILDING = "building"
+_ELSEWHERE = "with ACDC_EXPORT_HOME"
+_FULL = re.compile(r"\[Errno 28\]|No space left on device|\[Errno 122\]|Disk quota exceeded")
+
+
+@dataclass(frozen=True)
+class Environment:
+    """An interpreter with a runtime in it. Only `python` is ever called, never a console script: those hold
+    the path of the folder in which they were installed."""
+
+    python: Path
+    locked: dict[str, str]  # versions by distribution
+    folder: Path
+
+
+@dataclass(frozen=True)
+class Status:
+    """Whether a target can run here, as far as one can tell without installing; `detail` is a phrase."""
+
+    state: Literal["installed", "installable", "unavailable"]
+    detail: str
+
+
+def ensure(
+    target: Target,
+    *,
+    accept_licenses: frozenset[str] = frozenset(),
+    progress: Progress = SILENT,
+    ask: Callable[[str], bool] | None = None,
+) -> Environment:
+    """The environment of the target's runtime, installed if it isn't yet.
+
+    Two processes may ask at once: one installs, the other waits. Whatever stops an installation, nothing of it
+    is left that a later call would take for whole.
+
+    Args:
+        accept_licenses: names of runtimes whose licenses are accepted; see `licenses.require`.
+        ask: shows a notice and returns whether its license is accepted; None where nobody can be asked.
+
+    Raises:
+        RuntimeUnavailable: the wrong machine, no Python that it supports, a license that wasn't accepted, or
+            an installation that failed (no network, most often).
+        OutputError: the home folder can't be written, or the disk is full.
+    """
+    runtime = target.runtime
+    _check_machine(runtime)
+    found = _find(target)
+    if found is None:
+        python, minor = _interpreter(runtime)  # before the license: nobody reads one for nothing
+    licenses.require(target, accept_licenses, ask)
+    if found is not None:
+        return found
+    folder = _folder(target, minor)
+    with _alone(folder, lambda: progress.say(f"Waiting for another process that installs {runtime.name}.")):
+        return _find(target) or _build(target, python, folder, progress)
+
+
+def status(target: Target) -> Status:
+    """What `ensure` would find, without installing or asking anything; takes well under a second."""
+    try:
+        _check_machine(target.runtime)
+        if found := _find(target):
+            return Status("installed", f"in {found.folder}")
+        _interpreter(target.runtime)
+    except RuntimeUnavailable as error:
+        return Status("unavailable", error.message)
+    if not licenses.is_accepted(target):
+        return Status("installable", f"on first use, with --accept-license {target.runtime.name}")
+    return Status("installable", "on first use")
+
+
+def supported_minors(python: str) -> list[int]:
+    """The 3.N that a specification such as ">=3.8,<3.12" allows: [8, 9, 10, 11]."""
+    bounds = [
+        (_COMPARE[sign], (int(major), int(minor)))
+        for sign, major, minor in re.findall(r"(>=|<=|==|>|<)\s*(\d+)\.(\d+)", python)
+    ]
+    return [minor for minor in range(50) if all(compare((3, minor), bound) for compare, bound in bounds)]
+
+
+def _check_machine(runtime: Runtime) -> None:
+    if not sys.platform.startswith("linux") or platform.machine() not in runtime.machines:
+        raise RuntimeUnavailable(
+            f"{runtime.name} runs on Linux on {' or '.join(runtime.machines)}; "
+            f"this is {platform.system()} on {platform.machine()}.",
+            "Choose another target; `acdc-export targets list` shows those that run here.",
+        )
+
+
+def _preferred(runtime: Runtime) -> list[int]:
+    """Supported minor versions of Python: our own first, since it is sure to be there, then the newest."""
+    own = sys.version_info.minor
+    return sorted(supported_minors(runtime.python), key=lambda minor: (minor != own, -minor))
+
+
+def _folder(target: Target, minor: int) -> Path:
+    """Where the environment is kept. Its name changes with whatever would make it another one."""
+    made_from = f"{target.requirements.read_text(encoding='utf-8')}\n3.{minor} {platform.machine()}"
+    digest = hashlib.sha256(made_from.encode()).hexdigest()[:10]
+    return home() / "environments" / f"{target.runtime.name}-{digest}"
+
+
+def _find(target: Target) -> Environment | None:
+    """The environment, if it is installed and whole."""
+    candidates = (_read(_folder(target, minor)) for minor in _preferred(target.runtime))
+    return next((environment for environment in candidates if environment is not None), None)
+
+
+def _read(folder: Path) -> Environment | None:
+    try:
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        python, locked = folder / "bin" / "python", dict(record["locked"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    # bin/python is a link to the interpreter that made it, which may have been removed since.
+    whole = record.get("schema_version") == SCHEMA_VERSION and python.exists()
+    return Environment(python, locked, folder) if whole else None
+
+
+def _interpreter(runtime: Runtime) -> tuple[Path, int]:
+    """An interpreter that the runtime supports and that can make environments, and its minor version.
+
+    Raises:
+        RuntimeUnavailable: there is none; the message tells what was found instead.
+    """
+    own = Path(getattr(sys, "_base_executable", None) or sys.executable)
+    found = []
+    if sys.version_info.minor not in supported_minors(runtime.python):
+        found.append(f"{own} is {sys.version_info.major}.{sys.version_info.minor}")
+    for minor in _preferred(runtime):
+        candidates = [own] if minor == sys.version_info.minor else []
+        for candidate in (*candidates, *_on_path(f"python3.{minor}")):
+            answer = _probe(str(candidate))
+            if answer == f"is 3.{minor}":
+                return candidate, minor
+            found.append(f"{candidate} {answer}")
+    listing = f" Found: {'; '.join(found)}." if found else ""
+    versions = [f"3.{minor}" for minor in supported_minors(runtime.python)]
+    raise RuntimeUnavailable(
+        f"{runtime.name} needs Python {runtime.python}, and none that can make an environment is here.{listing}",
+        f"Install one of Python {', '.join(versions)} with its venv module, so that python{versions[-1]} is on PATH."
+        if versions
+        else "Correct runtime.python in the target's target.toml: no version of Python 3 satisfies it.",
+    )
+
+
+def _on_path(name: str) -> Iterator[Path]:
+    """Every program of that name on PATH, not only the first: a version manager's shim may lead nowhere."""
+    seen = set()
+    for folder in os.get_exec_path():
+        path = Path(folder or ".") / name
+        real = os.path.realpath(path)
+        if real not in seen and path.is_file() and os.access(path, os.X_OK):
+            seen.add(real)
+            yield path.absolute()
+
+
+@cache
+def _probe(python: str) -> str:
+    """What is to be said of an interpreter: "is 3.11" if it can make environments, or what is wrong with it."""
+    try:
+        answer = subprocess.run(
+            [python, "-I", "-c", _PROBE],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_PROBE_SECONDS,
+            env=_variables(),
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return "does not answer"
+    except OSError as error:
+        return f"does not start ({error.strerror})"
+    if answer.returncode:
+        missing = re.search(r"No module named '(ensurepip|venv)'", answer.stderr)
+        return f"has no {missing[1]} module" if missing else "does not work"
+    return f"is {answer.stdout.strip()}"
+
+
+@contextmanager
+def _alone(folder: Path, on_wait: Callable[[], None]) -> Iterator[None]:
+    """Hold the lock of the environment that goes to `folder`; the kernel lets go of it if we are killed."""
+    lock = folder.with_name(f".{folder.name}.lock")
+    with output_errors(lock, _ELSEWHERE):
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        file = lock.open("w")
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            on_wait()
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:
+            # Some cluster file systems have no locks. Two builds at once then cost time, but break nothing.
+            if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+                raise
+        yield
+
+
+def _build(target: Target, python: Path, folder: Path, progress: Progress) -> Environment:
+    """Make the environment in a temporary sibling of `folder` and rename it."""
+    runtime = target.runtime
+    with (
+        new_folder(folder, RECORD, _ELSEWHERE) as temporary,
+        progress.task(f"Installing {runtime.name}", total=1.0) as advance,
+    ):
+        (temporary / _BUILDING).mkdir()
+        _run([python, "-I", "-m", "venv", temporary], target, temporary, lambda line: None)
+        advance(0.1, "environment made")
+        pip: list[str | Path] = [
+            temporary / "bin" / "python",
+            "-I",
+            "-m",
+            "pip",
+            "--no-input",
+            "--disable-pip-version-check",
+        ]
+        install = [*pip, "install", "--progress-bar", "off", "-r", target.requirements.absolute()]
+        done = 0.1
+
+        def follow(line: str) -> None:
+            # How many there are is known only at the end: each takes a step of what is left up to 0.8.
+            nonlocal done
+            step = re.match(r"\s*(Collecting|Processing|Installing collected packages)[: ]\s*([^\s,]+)", line)
+            if step and step[1].startswith("Installing"):
+                advance(0.8 - done, "unpacking")
+                done = 0.8
+            elif step and done < 0.8:
+                advance((0.8 - done) * 0.1, Path(step[2]).name)
+                done += (0.8 - done) * 0.1
+
+        _run(install, target, temporary, follow)
+        advance(0.95 - done, "taking stock")
+        said = _run([*pip, "list", "--format", "json"], target, temporary, lambda line: None)
+        listed = json.loads(next(line for line in said if line.startswith("[{")))  # warnings may stand around it
+        locked = {item["name"]: item["version"] for item in listed if item["name"] != "pip"}
+        record = {
+            "schema_version": SCHEMA_VERSION,
+            "runtime": runtime.name,
+            "interpreter": str(python),
+            "requirements": target.requirements.read_text(encoding="utf-8"),
+            "locked": locked,
+        }
+        write_json(temporary / RECORD, record)
+        shutil.rmtree(temporary / _BUILDING)
+        advance(0.05, "done")
+    progress.say(f"Installed {runtime.name} in {folder}.")
+    return Environment(folder / "bin" / "python", locked, folder)
+
+
+def _run(command: Sequence[str | Path], target: Target, folder: Path, on_line: Callable[[str], None]) -> list[str]:
+    """Run a step of an installation and return the lines of its output; whatever happens, it has ended.
+
+    Raises:
+        RuntimeUnavailable: it failed. The message holds the line that says why.
+        OSError: with ENOSPC, if the disk was full.
+    """
+    lines = []
+    process = subprocess.Popen(
+        [str(part) for part in command],
+        cwd=target.folder,  # where a requirement such as ./my.whl is looked for
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        env={**_variables(), "TMPDIR": str(folder / _BUILDING)},  # what an interrupted pip leaves goes with the folder
+        start_new_session=True,  # with the compilers that it may start, one group to end
+    )
+    assert process.stdout is not None
+    try:
+        for line in process.stdout:
+            lines.append(line.rstrip())
+            on_line(line)
+        process.wait()
+    finally:
+        if process.returncode is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        process.stdout.close()
+    if process.returncode == 0:
+        return [line for line in lines if line]
+    # ensurepip hides what pip said; an environment needs some 20 MB before the runtime is in it.
+    if any(_FULL.search(line) for line in lines) or shutil.disk_usage(folder).free < 1 << 20:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    raise _failure(target, lines)
+
+
+def _failure(target: Target, lines: list[str]) -> RuntimeUnavailable:
+    """What stopped an installation, out of all that pip has to say about it."""
+    said = [line for line in lines if line.strip()]
+    errors = [line.split(":", 1)[1].strip() for line in said if line.startswith("ERROR:")]
+    reason = (errors or said or ["it ended without a word"])[-1]
+    name = target.runtime.name
+    if any(_OFFLINE.search(line) for line in said):
+        return RuntimeUnavailable(
+            f"{name} could not be downloaded: {reason}",
+            "Check the network and pip's settings (index, proxy), then repeat the command; nothing was left behind.",
+        )
+    return RuntimeUnavailable(
+        f"{name} could not be installed: {reason}",
+        f"{target.requirements} names what is installed; `pip install -r` of it shows all that pip has to say.",
+    )
+
+
+def _variables() -> dict[str, str]:
+    """Our environment variables without those that would lead an interpreter or pip out of its own folder."""
+    kept = {name: value for name, value in os.environ.items() if name not in _LEFT_OUT}
+    return {**kept, "PIP_USER": "0"}

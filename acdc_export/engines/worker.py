@@ -1,0 +1,410 @@
+"""One model in one runtime in one process of its own, spoken to as docs/engine-protocol.md describes."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import math
+import os
+import selectors
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+import weakref
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import resources
+from ..config import Target
+from ..errors import EngineDied, EngineError, EngineTimeout, ModelRefused, RuntimeUnavailable, UsageError
+from ..evidence.engine import Arrays
+from ..files import output_errors
+from .environment import Environment
+
+PROTOCOL = 1
+"""What `targets/serve.py` has to answer to `hello`."""
+
+_MEMORY = Path("/dev/shm")
+_ROOM = 512 * 2**20  # bytes; containers often have a /dev/shm of 64 MiB, which one batch of images fills
+_PREFIX = "acdc-export-"
+_REMEDIES = {
+    "SIGKILL": "It was killed from outside, most often because memory ran out: try a smaller batch size.",
+    "SIGILL": "The runtime is built for other processors than this one: choose another target.",
+}
+
+
+_ELSEWHERE = "with TMPDIR"
+
+
+@dataclass(frozen=True)
+class Timeouts:
+    """How long a worker may take before it counts as hung, in seconds."""
+
+    start: float = 60.0  # to say hello
+    load: float = 300.0  # to import the runtime and load the model
+    run: float = 60.0  # for one run; `time` gets it once more for every repeat, or 20 times the slowest run so far
+    short: float = 30.0  # for everything else
+    close: float = 5.0  # to end by itself
+
+
+DEFAULT_TIMEOUTS = Timeouts()
+
+
+def open_engine(
+    target: Target,
+    environment: Environment,
+    model: Path,
+    *,
+    batch_size: int,
+    threads: int,
+    cpus: Sequence[int] | None = None,
+    timeouts: Timeouts = DEFAULT_TIMEOUTS,
+    wait: bool = True,
+) -> Worker:
+    """Load `model` into the target's runtime, in a process of its own.
+
+    Args:
+        batch_size: how many samples each run will have.
+        threads: how many the runtime may use.
+        cpus: the cores that the process is pinned to; None leaves it to the system.
+        wait: for the model to be loaded. Otherwise the first call does, and raises what loading it raises:
+            several engines may load at the same time.
+
+    Raises:
+        ModelRefused: the runtime does not take the model.
+        RuntimeUnavailable: the interpreter does not start, or the runtime can't be imported in it.
+        EngineDied, EngineTimeout: it died or hung over the model.
+        UsageError: a core that this process may not use.
+    """
+    if cpus is not None and not (cpus and set(cpus) <= os.sched_getaffinity(0)):
+        usable = sorted(os.sched_getaffinity(0))
+        raise UsageError(f"Can't pin to the cores {list(cpus)}.", f"This process may use {usable}.")
+    worker = Worker(target, environment, model, timeouts)
+    try:
+        worker._start(batch_size, threads, cpus)
+        if wait:
+            worker.ready()
+    except BaseException:
+        worker.close()
+        raise
+    return worker
+
+
+class Worker:
+    """An `evidence.engine.Engine`, and a context manager that closes it. `open_engine` makes one.
+
+    Its process is in a session of its own, where the terminal's Ctrl-C does not reach it: this process ends it,
+    in `close`, at exit, or by dying. Not to be shared between threads, and kept by the thread that made it: the
+    kernel ends a worker together with the thread that started it.
+    """
+
+    def __init__(self, target: Target, environment: Environment, model: Path, timeouts: Timeouts) -> None:
+        self._target, self._environment, self._model, self._timeouts = target, environment, model, timeouts
+        self._received = b""
+        self._loading = False
+        self._asking = False  # a question without its answer: whatever comes next on the pipe is not for us
+        self._slowest = math.inf  # seconds, of a run so far
+        self._folder, self._lock = _shared_folder()
+        with output_errors(Path(tempfile.gettempdir()), _ELSEWHERE):
+            self._log = tempfile.TemporaryFile()  # noqa: SIM115, open as long as the worker
+        # -I: nothing of the user's Python setup gets in; -B: no bytecode beside engine.py, whose folder is hashed.
+        command = [environment.python, "-I", "-B", resources.root("targets") / "serve.py", target.folder.absolute()]
+        try:
+            self._process = subprocess.Popen(
+                [str(part) for part in command],
+                cwd=self._folder,
+                env={**os.environ, "TMPDIR": str(self._folder), **target.runtime.variables},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._log,
+                start_new_session=True,
+            )
+        except BaseException as error:
+            _remove(self._folder, self._lock, self._log)
+            if not isinstance(error, OSError):
+                raise
+            raise RuntimeUnavailable(
+                f"{environment.python} does not start: {error.strerror}.",
+                f"Remove {environment.folder}, and it will be made anew.",
+            ) from error
+        self._finalizer = weakref.finalize(
+            self, _end, self._process, self._folder, self._lock, self._log, owner=os.getpid()
+        )
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def pid(self) -> int:
+        """The process, and the process group, of the runtime."""
+        return self._process.pid
+
+    def ready(self) -> None:
+        if self._loading:
+            self._loading = False
+            self._answer("load", self._timeouts.load)
+
+    def info(self) -> dict[str, Any]:
+        info: dict[str, Any] = self._call("info", self._timeouts.short)
+        if not {"runtime", "version"} <= set(info):
+            raise self._refused("info", {"type": "KeyError", "message": "it gives no 'runtime' and 'version'"})
+        return info
+
+    def run(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
+        files = self._written(inputs)
+        start = time.perf_counter()
+        outputs = self._call("run", self._timeouts.run, inputs=files, folder=str(self._folder))
+        self._saw(time.perf_counter() - start)
+        return {name: np.load(file, allow_pickle=False) for name, file in outputs.items()}
+
+    def time(self, inputs: Arrays, repeats: int) -> NDArray[np.int64]:
+        limit = self._timeouts.run + repeats * min(self._timeouts.run, 20 * self._slowest)
+        answer = self._call("time", limit, inputs=self._written(inputs), repeats=repeats)
+        nanoseconds = np.array(answer, dtype=np.int64)
+        self._saw(float(nanoseconds.max(initial=0)) / 1e9)
+        return nanoseconds
+
+    def peak_memory(self) -> int:
+        return int(self._call("memory", self._timeouts.short))
+
+    def pause(self) -> None:
+        self._signal("pause", signal.SIGSTOP)
+        with suppress(ChildProcessError):
+            # Wait until it stands; WNOWAIT leaves its state to be waited for by whoever reaps it.
+            os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+
+    def resume(self) -> None:
+        self._signal("resume", signal.SIGCONT)
+
+    def close(self) -> None:
+        try:
+            if self._finalizer.alive and not self._asking:
+                with suppress(EngineError):
+                    self.resume()
+                    self._call("close", self._timeouts.close)
+                    _ends_within(self._process, self._timeouts.close)
+        finally:
+            self._finalizer()
+
+    def _start(self, batch_size: int, threads: int, cpus: Sequence[int] | None) -> None:
+        hello = self._call("hello", self._timeouts.start)
+        if hello["protocol"] != PROTOCOL:
+            raise EngineError(
+                f"The worker speaks protocol {hello['protocol']}, and this is {PROTOCOL}.", "Reinstall acdc-export."
+            )
+        self._ask(
+            "load",
+            model=str(self._model.absolute()),
+            batch_size=batch_size,
+            threads=threads,
+            cpus=None if cpus is None else list(cpus),
+        )
+        self._loading = True
+
+    def _call(self, call: str, seconds: float, **arguments: Any) -> Any:
+        """Ask the worker and return its result, or raise what became of it instead."""
+        self._check_open()
+        self.ready()
+        self._ask(call, **arguments)
+        return self._answer(call, seconds)
+
+    def _ask(self, call: str, **arguments: Any) -> None:
+        if _has_ended(self._process):
+            raise self._died(call)
+        if self._asking:
+            raise EngineDied(f"{self._name} was interrupted, and can't go on.", "Open it again.")
+        self._asking = True
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps({"call": call, **arguments}).encode() + b"\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            raise self._died(call) from None
+
+    def _answer(self, call: str, seconds: float) -> Any:
+        answer = json.loads(self._line(call, seconds))
+        self._asking = False
+        if "error" in answer:
+            raise self._refused(call, answer["error"])
+        return answer["result"]
+
+    def _line(self, call: str, seconds: float) -> bytes:
+        """The next line that the worker writes, waited for so many seconds."""
+        assert self._process.stdout is not None
+        deadline = time.monotonic() + seconds
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._process.stdout, selectors.EVENT_READ)
+            while b"\n" not in self._received:
+                left = deadline - time.monotonic()
+                # Looking once a second: a child of the runtime may hold the pipe open when the runtime is gone.
+                if selector.select(min(max(left, 0.0), 1.0)):
+                    chunk = os.read(self._process.stdout.fileno(), 1 << 16)
+                    if not chunk:
+                        raise self._died(call)
+                    self._received += chunk
+                elif _has_ended(self._process):
+                    raise self._died(call)
+                elif left <= 0:
+                    _kill(self._process)
+                    raise EngineTimeout(
+                        f"{self._name} did not answer to `{call}` within {seconds:g} s; "
+                        f"its last words: {self._last_words()}",
+                        "It was ended. If the model is merely slow, try more threads or a smaller batch size.",
+                    )
+        line, _, self._received = self._received.partition(b"\n")
+        return line
+
+    def _died(self, call: str) -> EngineDied:
+        _ends_within(self._process, self._timeouts.close)
+        cause = _cause(_kill(self._process))
+        return EngineDied(
+            f"{self._name} died in `{call}` ({cause}); its last words: {self._last_words()}",
+            _REMEDIES.get(cause, "The crash is the runtime's own: try another batch size or another target."),
+        )
+
+    def _refused(self, call: str, error: dict[str, str]) -> EngineError | RuntimeUnavailable:
+        said = f"{error['type']}: {error['message']}"
+        if call == "load" and error["type"] == "ImportError":
+            return RuntimeUnavailable(
+                f"{self._target.runtime.name} can't be imported: {error['message']}",
+                f"Remove {self._environment.folder} to have it installed anew, or choose another target.",
+            )
+        if call == "load":
+            toml = self._target.folder / "target.toml"
+            remedy = f"[graph] in {toml} says which graphs the runtime takes, and which passes lead there."
+        elif call in ("run", "time"):
+            remedy = "Compare the names, shapes and dtypes of the inputs with the model's."
+        else:
+            remedy = f"`{call}` is answered by {self._target.folder / 'engine.py'}."
+        return ModelRefused(f"{self._name} refused `{call}`: {said}", remedy)
+
+    @property
+    def _name(self) -> str:
+        return f"{self._target.runtime.name} with {self._model.name}"
+
+    def _last_words(self) -> str:
+        """The last line that the worker wrote to standard error."""
+        end = os.fstat(self._log.fileno()).st_size
+        # By position: the worker writes at the offset that it shares with us.
+        tail = os.pread(self._log.fileno(), 4096, max(0, end - 4096)).decode(errors="replace")
+        lines = [line.strip() for line in tail.splitlines() if line.strip()]
+        return lines[-1][-500:] if lines else "none."
+
+    def _written(self, inputs: Arrays) -> dict[str, str]:
+        """Lay arrays where the worker reads them: files by name."""
+        files = {}
+        with output_errors(self._folder, _ELSEWHERE):
+            for index, (name, array) in enumerate(inputs.items()):
+                files[name] = str(self._folder / f"in{index}.npy")
+                np.save(files[name], np.asarray(array, order="C"), allow_pickle=False)
+        return files
+
+    def _saw(self, seconds: float) -> None:
+        self._slowest = seconds if math.isinf(self._slowest) else max(self._slowest, seconds)
+
+    def _signal(self, call: str, number: signal.Signals) -> None:
+        self._check_open()
+        if _has_ended(self._process):
+            raise self._died(call)
+        os.killpg(self.pid, number)
+
+    def _check_open(self) -> None:
+        if not self._finalizer.alive:
+            raise EngineDied(f"{self._name} was closed.", "Open it again.")
+
+
+def _has_ended(process: subprocess.Popen[bytes]) -> bool:
+    """Whether it has, without reaping it: as long as it isn't reaped, nothing else can get its number."""
+    if process.returncode is not None:
+        return True
+    try:
+        return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    except ChildProcessError:  # the program that we are part of ignores SIGCHLD
+        return True
+
+
+def _ends_within(process: subprocess.Popen[bytes], seconds: float) -> bool:
+    """Wait for its end, and return whether that came."""
+    deadline = time.monotonic() + seconds
+    while not (ended := _has_ended(process)) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return ended
+
+
+def _kill(process: subprocess.Popen[bytes]) -> int:
+    """End what is left of its process group, reap it, and return its exit code. SIGKILL reaches stopped ones too."""
+    if process.returncode is None:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    return process.wait()
+
+
+def _cause(code: int) -> str:
+    """How a process ended: "SIGSEGV", "exit status 1"."""
+    if code >= 0:
+        return f"exit status {code}"
+    with suppress(ValueError):
+        return signal.Signals(-code).name
+    return f"signal {-code}"
+
+
+def _shared_folder() -> tuple[Path, int]:
+    """A new folder for arrays, in memory where there is room, and the descriptor that holds its lock.
+
+    The lock tells others that its owner lives. A process id would not: containers share a /dev/shm without
+    sharing process ids.
+    """
+    in_memory = os.access(_MEMORY, os.W_OK | os.X_OK) and shutil.disk_usage(_MEMORY).free >= _ROOM
+    parent = _MEMORY if in_memory else Path(tempfile.gettempdir())
+    _sweep(parent)
+    with output_errors(parent, _ELSEWHERE):
+        folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
+    return folder, _locked(folder)
+
+
+def _locked(folder: Path) -> int:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _sweep(parent: Path) -> None:
+    """Remove the folders of processes that were killed."""
+    for left in parent.glob(f"{_PREFIX}*"):
+        with suppress(OSError):  # somebody else's, or in use
+            if time.time() - left.stat().st_mtime > 60:  # a younger one may not have come to its lock yet
+                _remove(left, _locked(left))
+
+
+def _remove(folder: Path, lock: int, log: IO[bytes] | None = None) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    os.close(lock)
+    if log is not None:
+        log.close()
+
+
+def _end(process: subprocess.Popen[bytes], folder: Path, lock: int, log: IO[bytes], owner: int) -> None:
+    """End the process for sure, and leave nothing of it. A fork of ours has no say in it."""
+    if os.getpid() != owner:
+        return
+    _kill(process)
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            with suppress(BrokenPipeError):
+                pipe.close()
+    _remove(folder, lock, log)

@@ -1,0 +1,157 @@
+"""The worker: one model in one runtime, served to acdc-export over standard input and output.
+
+    python serve.py ENGINE_FOLDER
+
+runs in the target's own interpreter and takes nothing but Python 3.8, the standard library and numpy. The
+runtime itself is only known to `engine.py` in ENGINE_FOLDER. docs/engine-protocol.md describes both sides.
+"""
+
+import ctypes
+import gc
+import importlib.util
+import json
+import os
+import platform
+import signal
+import sys
+import time
+from pathlib import Path
+
+PROTOCOL = 1
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def main(folder):
+    """Answer requests, one JSON object a line, until `close` or the end of standard input."""
+    die_with_parent()
+    requests, replies = take_over_pipes()
+    served = Served(Path(folder))
+    for line in requests:
+        request = json.loads(line)
+        call = request.pop("call")
+        try:
+            reply = json.dumps({"result": served.answer(call, request)})
+        except Exception as error:  # whatever a runtime throws is an answer, not the end
+            reply = json.dumps({"error": described(error)})
+        replies.write(reply + "\n")
+        replies.flush()
+        if call == "close":
+            return
+
+
+def die_with_parent():
+    """Have the kernel kill this process with its parent. One that is paused could not see its input end."""
+    parent = os.getppid()
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+    if os.getppid() != parent:  # it died in between; had it died earlier, the input would be at its end
+        sys.exit(1)
+
+
+def take_over_pipes():
+    """The pipes to the parent, under descriptors that no runtime knows of.
+
+    What native code prints (a banner, a warning) goes to descriptor 1, which from now on is the log.
+    """
+    requests = os.fdopen(os.dup(0), "r", encoding="utf-8")
+    replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    os.dup2(2, 1)
+    return requests, replies
+
+
+def described(error):
+    """An exception as the protocol has it: the name of its type, and its message in one line."""
+    message = " ".join(str(error).split())
+    return {"type": type(error).__name__, "message": message[:2000]}
+
+
+class Served:
+    """The calls of the protocol, one method each; keyword arguments are the request's other keys."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.model = None
+
+    def answer(self, call, arguments):
+        if call not in ("hello", "load", "info", "run", "time", "memory", "close"):
+            raise ValueError(f"unknown call {call!r}")
+        return getattr(self, call)(**arguments)
+
+    def hello(self):
+        return {"protocol": PROTOCOL, "python": platform.python_version()}
+
+    def load(self, model, batch_size, threads, cpus):
+        # Pools of threads are made when numpy or a runtime is imported, and keep the cores and the count that
+        # they find then. So this comes first, and nothing above imports either.
+        if cpus:
+            os.sched_setaffinity(0, cpus)
+        for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+            os.environ[variable] = str(threads)
+        self.model = import_engine(self.folder).load(model, batch_size, threads)
+        # What was imported stays. Collecting it anew before every block of runs would take longer than the runs.
+        gc.collect()
+        gc.freeze()
+
+    def info(self):
+        return self.model.info()
+
+    def run(self, inputs, folder):
+        import numpy as np
+
+        outputs = self.model.run(read(inputs))
+        files = {}
+        for name, array in outputs.items():
+            files[name] = str(Path(folder) / f"out{len(files)}.npy")
+            np.save(files[name], array, allow_pickle=False)
+        return files
+
+    def time(self, inputs, repeats):
+        arrays = read(inputs)
+        once = self.model.prepare(arrays)
+        clock = time.perf_counter_ns
+        nanoseconds = [0] * repeats
+        gc.collect()
+        gc.disable()
+        try:
+            for index in range(repeats):
+                start = clock()
+                once()
+                nanoseconds[index] = clock() - start
+        finally:
+            gc.enable()
+        return nanoseconds
+
+    def memory(self):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024  # the kernel says kB and means KiB
+        raise OSError("/proc/self/status has no VmHWM")
+
+    def close(self):
+        return None
+
+
+def import_engine(folder):
+    """Import `engine.py`, and with it the runtime. Raises `ImportError`, whatever went wrong."""
+    sys.path.append(str(folder))  # last, so that nothing beside engine.py hides a package
+    spec = importlib.util.spec_from_file_location("engine", str(folder / "engine.py"))
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["engine"] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise ImportError(f"{type(error).__name__}: {error}") from error
+    return module
+
+
+def read(inputs):
+    """Arrays by name, from files by name."""
+    import numpy as np
+
+    return {name: np.load(file, allow_pickle=False) for name, file in inputs.items()}
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
