@@ -1,0 +1,46 @@
+"""What evidence needs from a runtime: one loaded model that runs, is timed and can be put to sleep."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Arrays = Mapping[str, NDArray[Any]]
+
+
+class Engine(Protocol):
+    """One model, loaded for one batch size, in one process of its own.
+
+    Every call may raise `errors.EngineError`: the runtime answered with an error, died or hung.
+    """
+
+    def ready(self) -> None:
+        """Wait until the model is loaded. Every other call but `close` does so by itself."""
+
+    def info(self) -> dict[str, Any]:
+        """What the runtime says it does; JSON values only.
+
+        Always there: `runtime`, `version`. Where the runtime tells: `instruction_set`, and
+        `supported_ops`, the fraction (0 to 1) of operators on its fast path.
+        """
+
+    def run(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
+        """Outputs by name. Inputs by name, in the model's own shapes and dtypes."""
+
+    def time(self, inputs: Arrays, repeats: int) -> NDArray[np.int64]:
+        """Nanoseconds that each of `repeats` runs took, measured inside the process; shape `(repeats,)`."""
+
+    def peak_memory(self) -> int:
+        """The most memory the process ever held, in bytes (resident)."""
+
+    def pause(self) -> None:
+        """Stop the process where it stands, spinning threads included."""
+
+    def resume(self) -> None:
+        """Let a paused process go on."""
+
+    def close(self) -> None:
+        """End the process, whatever state it is in. Safe to call twice."""
