@@ -1,0 +1,177 @@
+"""The report as tables of text: what the terminal and Markdown both show."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..evidence.gates import Measurement, Status
+from ..evidence.latency import Latency, throughput
+from ..evidence.parity import Parity
+from .record import Report
+
+
+@dataclass(frozen=True)
+class Table:
+    """A title, column heads and rows. All columns but the first are numbers, unless `text` says otherwise."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    text: bool = False
+    optional: tuple[str, ...] = ()  # columns that a narrow terminal may leave out, the first one first
+    statuses: tuple[Status, ...] = ()  # of the rows, where they are verdicts
+
+
+MARKS = {"pass": "✓", "fail": "✗", "inconclusive": "?", "not measured": "–"}
+
+
+def headline(report: Report) -> str:
+    """One line: what was put where, and the verdict."""
+    runtime = f"{report.target.runtime} {report.target.version}"
+    return f"{report.pair.name} on {report.target.name} ({runtime}, {report.precision}): {report.verdict.upper()}"
+
+
+def summary(report: Report) -> list[str]:
+    """The findings that a reader wants first, a line each: against the twin, and against the best dense alternative."""
+    lines = []
+    gated = report.latency.get(str(report.gated_batch_size))
+    speedup = gated.ratios.get("dense") if gated else None
+    if speedup:
+        where = f"At batch {report.gated_batch_size}"
+        line = f"{where} the sparse half is {_times(speedup)} than its dense twin in the same engine"
+        versus = report.measured.get("speedup.vs_control")
+        if versus and report.control and report.control != "dense":
+            line += f", and {_times(versus)} than the fastest dense alternative, the {_arm_name(report.control)}"
+        lines.append(f"{line}.")
+    if report.accuracy:
+        drop = report.accuracy.drop
+        lines.append(
+            f"It gets {report.accuracy.sparse.value:.2f} % of {report.accuracy.samples:,} samples right, the twin "
+            f"{report.accuracy.dense.value:.2f} %: a drop of {_interval(drop, 2)} points."
+        )
+    return lines
+
+
+def tables(report: Report) -> list[Table]:
+    """All tables, in reading order: gates, the two halves, latency for each batch size."""
+    return [
+        _gates(report),
+        _halves(report),
+        *(_latency(facts, report.gated_batch_size) for facts in report.latency.values()),
+    ]
+
+
+def details(report: Report) -> list[Table]:
+    """For those who read on: zeros after every pass, and both halves by class."""
+    steps = tuple(
+        (step.name, f"{step.zeros:,}", f"{step.total:,}", f"{100 * step.zeros / step.total:.2f} %")
+        for step in report.structure.steps
+    )
+    found = [Table("Zeros in all weighted operators, after each pass", ("", "zeros", "weights", "share"), steps)]
+    if report.accuracy:
+        classes = tuple(
+            (str(one.label), f"{one.samples:,}", f"{one.sparse:,}", f"{one.dense:,}") for one in report.accuracy.classes
+        )
+        found.append(Table("Right, by class", ("class", "samples", "sparse", "dense twin"), classes))
+    return found
+
+
+def context(report: Report) -> list[str]:
+    """What the numbers rest on: pair, machine, license, notes."""
+    machine, target = report.machine, report.target
+    cpus = ", ".join(str(cpu) for cpu in machine.cpus)
+    isa = f", {target.instruction_set}" if target.instruction_set else ""
+    pair = report.pair
+    lines = [
+        f"Pair: {pair.path}, {pair.kind} ({pair.scope}), {100 * pair.sparsity:g} % aimed at.",
+        f"Machine: {machine.processor}{isa}; {_count(len(machine.cpus), 'thread')}, pinned to CPU {cpus}.",
+        f"License: {target.license}; {'may' if target.deployable else 'may NOT'} be deployed in production.",
+    ]
+    if not target.deployable and target.notice:
+        lines.append(f"Notice: {target.notice}")
+    lines += [f"Note: {note}" for note in report.notes]
+    return lines
+
+
+def _gates(report: Report) -> Table:
+    rows = tuple((f"{MARKS[gate.status]} {gate.gate}", gate.status, gate.detail) for gate in report.gates)
+    statuses = tuple(gate.status for gate in report.gates)
+    return Table("Gates", ("gate", "verdict", "measured"), rows, text=True, statuses=statuses)
+
+
+def _halves(report: Report) -> Table:
+    structure, accuracy = report.structure, report.accuracy
+    zeros = "not found"
+    if structure.zeros is not None and structure.total:
+        zeros = f"{100 * structure.zeros / structure.total:.2f} % of {structure.total:,}"
+    parity = [
+        (f"tolerance needed, batch {size} (parity)", _parity(halves["sparse"]), _parity(halves["dense"]))
+        for size, halves in report.parity.items()
+    ]
+    rows = [
+        ("zeros in pruned layers", zeros, ""),
+        ("operators on the fast path", _share(structure.supported_ops), _share(structure.dense_supported_ops)),
+        *parity,
+        ("model file", _bytes(report.size.sparse), _bytes(report.size.dense)),
+    ]
+    if structure.unsupported:
+        rows.insert(2, ("off the fast path", ", ".join(structure.unsupported), ""))
+    if accuracy:
+        rows.insert(0, ("accuracy", f"{accuracy.sparse.value:.2f} %", f"{accuracy.dense.value:.2f} %"))
+        rows.insert(1, ("agreement of both halves", f"{accuracy.agreement:.2f} %", ""))
+    else:
+        rows.insert(0, ("accuracy", "not measured", "not measured"))
+    return Table("The two halves", ("", "sparse", "dense twin"), tuple(rows))
+
+
+def _latency(facts: Latency, gated: int) -> Table:
+    rows = []
+    for name, arm in facts.arms.items():
+        ratio = facts.ratios.get(name)
+        rows.append(
+            (
+                _arm_name(name),
+                f"{arm.p50:.3f}",
+                f"{arm.p90:.3f}",
+                "" if arm.p99 is None else f"{arm.p99:.3f}",
+                f"{throughput(arm, facts.batch_size):,.0f}",
+                _bytes(arm.memory),
+                _interval(ratio, 2) if ratio else "",
+            )
+        )
+    judged = ", which the gates judge" if facts.batch_size == gated else ""
+    title = f"Batch {facts.batch_size}{judged}: milliseconds a batch, {facts.launches} launches, {facts.rounds} rounds"
+    columns = ("", "p50", "p90", "p99", "samples/s", "peak memory", "times the sparse")
+    return Table(title, columns, tuple(rows), optional=("samples/s", "peak memory", "p99", "p90"))
+
+
+def _arm_name(name: str) -> str:
+    half, _, where = name.partition("@")
+    shown = "dense twin" if half == "dense" else half
+    return f"{shown} in {where}" if where else shown
+
+
+def _times(ratio: Measurement) -> str:
+    if ratio.value >= 1:
+        return f"{ratio.value:.2f}x faster [{ratio.low:.2f}, {ratio.high:.2f}]"
+    return f"{1 / ratio.value:.2f}x slower [{1 / ratio.high:.2f}, {1 / ratio.low if ratio.low else float('inf'):.2f}]"
+
+
+def _interval(found: Measurement, digits: int) -> str:
+    return f"{found.value:.{digits}f} [{found.low:.{digits}f}, {found.high:.{digits}f}]"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def _share(fraction: float | None) -> str:
+    return "not told" if fraction is None else f"{100 * fraction:.4g} %"
+
+
+def _parity(parity: Parity) -> str:
+    return f"{parity.required:.1e} of {parity.tolerance:.0e}"
+
+
+def _bytes(count: int) -> str:
+    return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"
