@@ -1,0 +1,464 @@
+"""The command. It parses, calls `workflow`, and prints: results to standard output, everything else to standard error.
+
+What is heavy is imported inside the commands, so that `--help` and a misspelt option answer at once.
+"""
+
+from __future__ import annotations
+
+import json as jsons
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .errors import AcdcExportError, UsageError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from .bundle import Bundle
+    from .progress import Progress
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+targets_app = typer.Typer(help="List, show, copy, check and install deployment targets.", no_args_is_help=True)
+pipelines_app = typer.Typer(help="List, show, copy and check train-then-deploy pipelines.", no_args_is_help=True)
+app.add_typer(targets_app, name="targets")
+app.add_typer(pipelines_app, name="pipelines")
+
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else, on standard output.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress; only the result, or the error.")]
+Out = Annotated[Path, typer.Option("--out", help="Parent folder of the bundle.")]
+Runs = Annotated[Path, typer.Option("--runs", help="Parent folder of pairs.")]
+Threads = Annotated[int | None, typer.Option(help="Physical cores to use (default: all).")]
+Accept = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--accept-license", metavar="RUNTIME", help="Accept the license of a runtime ('deepsparse'); remembered."
+    ),
+]
+DataOption = Annotated[
+    str | None,
+    typer.Option("--data", metavar="SOURCE", help="What to judge by: FILE.npz, NAME:SPLIT or package.module:factory."),
+]
+Calibrate = Annotated[
+    str | None, typer.Option("--calibrate", metavar="SOURCE", help="Calibration data, from the training split.")
+]
+Precision = Annotated[str, typer.Option(help="Precision of the exported halves.")]
+BatchSizes = Annotated[
+    list[int] | None,
+    typer.Option("--batch-size", min=1, help="Measure this batch size beside the gated one; may be repeated."),
+]
+Deployable = Annotated[
+    bool, typer.Option("--require-deployable", help="Fail where the runtime's license forbids production use.")
+]
+
+
+def main() -> None:
+    """Run the command; `__main__` is the entry point."""
+    app(prog_name="acdc-export")
+
+
+@app.callback(invoke_without_command=True)
+def export(
+    context: typer.Context,
+    target: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TARGET", help="Where to deploy: a name from `targets list`, or a folder of your own."),
+    ] = None,
+    pair: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FOLDER", help="The pair (default: the target's default pair, trained on first use)."),
+    ] = None,
+    precision: Precision = "fp32",
+    data: DataOption = None,
+    calibrate: Calibrate = None,
+    out: Out = Path("bundles"),
+    runs: Runs = Path("runs"),
+    batch_size: BatchSizes = None,
+    threads: Threads = None,
+    require_deployable: Deployable = False,
+    accept_license: Accept = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    """Export the sparse half of an AC/DC pair, and prove accuracy and latency against its dense twin.
+
+    \b
+      acdc-export --target cpu                      the target's default pair: trained, or reused
+      acdc-export --pair runs/mine --target cpu     your own
+      acdc-export run digits                        train, export and judge by a pipeline
+
+    Exit codes: 0 every gate passed, 1 a gate failed, 2 usage, 3 a runtime is missing or a gate could not be
+    measured, 4 inconclusive, 130 interrupted, 70 a bug.
+    """
+    if version:
+        from . import __version__
+
+        typer.echo(f"acdc-export {__version__}")
+        raise typer.Exit
+    with _guard(json):
+        if context.invoked_subcommand is not None:
+            _refuse_misplaced(context)
+            return
+        if not target:
+            raise UsageError(
+                "No target was named.", "Say where to deploy, with --target cpu; see `acdc-export targets list`."
+            )
+        if len(target) > 1 or len(pair or ()) > 1:
+            raise UsageError(
+                "One run takes one pair to one target.", "Repeat the command for each; a pipeline may name several."
+            )
+        from .config import load_target
+
+        definition = load_target(target[0])
+        from . import workflow  # only now: a misspelt name is answered at once
+
+        options: dict[str, Any] = {
+            "precision": precision,
+            "data": data,
+            "calibrate": calibrate,
+            "out": out,
+            "batch_sizes": batch_size or (),
+            "threads": threads,
+            "require_deployable": require_deployable,
+            "accept_licenses": accept_license or (),
+            "ask": _ask(json, quiet),
+            "progress": _progress(json, quiet),
+        }
+        with redirect_stdout(sys.stderr):  # for what a user's own code prints: standard output is for the result
+            if pair:
+                bundle = workflow.export(pair[0], definition, **options)
+            elif definition.pipeline:
+                (bundle,) = workflow.run(definition.pipeline, [definition], runs=runs, **options)
+            else:
+                raise UsageError(f"The target {definition.name} has no default pipeline.", "Name a pair with --pair.")
+        _show([bundle], json, single=True)
+        raise typer.Exit(bundle.report.exit_code)
+
+
+@app.command()
+def train(
+    pipeline: Annotated[str, typer.Argument(help="A name from `pipelines list`, or a TOML file of your own.")],
+    runs: Runs = Path("runs"),
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train a pair, sparse half and dense twin, and write it to RUNS/NAME."""
+    with _guard(json):
+        from . import workflow
+
+        with redirect_stdout(sys.stderr):
+            pair = workflow.train(pipeline, runs, progress=_progress(json, quiet))
+        metrics = pair.record.metrics
+        if json:
+            _print_json({"pair": str(pair.path), "sparsity": pair.record.pattern.achieved, "metrics": metrics})
+        else:
+            typer.echo(
+                f"Wrote the pair {pair.path}: {100 * pair.record.pattern.achieved:.2f} % zeros in the pruned layers."
+            )
+
+
+@app.command()
+def run(
+    pipeline: Annotated[str, typer.Argument(help="A name from `pipelines list`, or a TOML file of your own.")],
+    data: DataOption = None,
+    out: Out = Path("bundles"),
+    runs: Runs = Path("runs"),
+    threads: Threads = None,
+    require_deployable: Deployable = False,
+    accept_license: Accept = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train a pipeline's pair (or reuse it), export it to the pipeline's targets, and judge it there."""
+    with _guard(json):
+        from . import workflow
+        from .evidence import gates
+
+        with redirect_stdout(sys.stderr):
+            bundles = workflow.run(
+                pipeline,
+                runs=runs,
+                out=out,
+                data=data,
+                threads=threads,
+                require_deployable=require_deployable,
+                accept_licenses=accept_license or (),
+                ask=_ask(json, quiet),
+                progress=_progress(json, quiet),
+            )
+        _show(bundles, json)
+        raise typer.Exit(gates.combine(bundle.report.exit_code for bundle in bundles))
+
+
+@app.command()
+def verify(
+    bundle: Annotated[Path, typer.Argument(help="A bundle's folder.")],
+    target: Annotated[str | None, typer.Option(help="The target's folder, where it is not a built-in one.")] = None,
+    threads: Threads = None,
+    accept_license: Accept = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Check a bundle on this machine: its files, and its golden outputs in its runtime."""
+    with _guard(json):
+        from . import workflow
+        from .report.tables import MARKS
+
+        found = workflow.verify(
+            bundle,
+            target=target,
+            threads=threads,
+            accept_licenses=accept_license or (),
+            ask=_ask(json, quiet),
+            progress=_progress(json, quiet),
+        )
+        if json:
+            from dataclasses import asdict
+
+            _print_json({**asdict(found), "exit_code": found.exit_code})
+        else:
+            for check in found.checks:
+                typer.echo(f"{MARKS[check.status]} {check.gate}: {check.detail}")
+            for note in found.notes:
+                typer.echo(f"Note: {note}")
+        raise typer.Exit(found.exit_code)
+
+
+@app.command()
+def inspect(
+    path: Annotated[Path, typer.Argument(help="An ONNX file, a pair, a bundle, or a .safetensors checkpoint.")],
+    json: Json = False,
+) -> None:
+    """Count zeros, 2:4 groups and 1x4 blocks, layer by layer."""
+    with _guard(json):
+        from . import inspection
+
+        found = inspection.inspect(path)
+        if json:
+            from dataclasses import asdict
+
+            _print_json([asdict(part) for part in found])
+        else:
+            from .report.terminal import shown
+
+            _print(*(partial(shown, inspection.table(part)) for part in found))
+
+
+@targets_app.command("list")
+def targets_list(json: Json = False) -> None:
+    """The built-in targets, and whether each can run here."""
+    with _guard(json):
+        from . import engines, resources
+        from .config import load_target
+
+        found = [load_target(name) for name in resources.names("targets")]
+        states = [engines.status(target) for target in found]
+        rows = [
+            (target.name, state.state, target.description, state.detail)
+            for target, state in zip(found, states, strict=True)
+        ]
+        if json:
+            _print_json([dict(zip(("name", "state", "description", "detail"), row, strict=True)) for row in rows])
+        else:
+            _print_rows(rows)
+
+
+@targets_app.command("show")
+def targets_show(name: str) -> None:
+    """Print a target's target.toml."""
+    with _guard():
+        from . import resources
+
+        typer.echo((resources.find("targets", name) / "target.toml").read_text(), nl=False)
+
+
+@targets_app.command("copy")
+def targets_copy(name: str, to: Path) -> None:
+    """Copy a built-in target's folder, as a start for one of your own."""
+    with _guard():
+        from . import resources
+
+        resources.copy("targets", name, to)
+        typer.echo(f"Copied the target {name} to {to}. Use it with --target {_as_path(to)}")
+
+
+@targets_app.command("check")
+def targets_check(name: str) -> None:
+    """Check a target's files without running anything."""
+    with _guard():
+        from .config import load_target
+
+        typer.echo(f"{load_target(name).name}: no mistakes found.")
+
+
+@targets_app.command("install")
+def targets_install(name: str, accept_license: Accept = None, quiet: Quiet = False) -> None:
+    """Create the environment of a target, which is otherwise done on first use."""
+    with _guard():
+        from . import engines
+        from .config import load_target
+
+        target = load_target(name)
+        environment = engines.ensure(
+            target,
+            accept_licenses=frozenset(accept_license or ()),
+            progress=_progress(False, quiet),
+            ask=_ask(False, quiet),
+        )
+        typer.echo(f"{target.name} is ready: {environment.python}")
+
+
+@pipelines_app.command("list")
+def pipelines_list(json: Json = False) -> None:
+    """The built-in pipelines."""
+    with _guard(json):
+        from . import resources
+        from .config import load_pipeline
+
+        found = [load_pipeline(name) for name in resources.names("pipelines")]
+        rows = [(item.name, ", ".join(item.judging.targets), item.description) for item in found]
+        if json:
+            _print_json([dict(zip(("name", "targets", "description"), row, strict=True)) for row in rows])
+        else:
+            _print_rows(rows)
+
+
+@pipelines_app.command("show")
+def pipelines_show(name: str) -> None:
+    """Print a pipeline's TOML."""
+    with _guard():
+        from . import resources
+
+        typer.echo(resources.find("pipelines", name).read_text(), nl=False)
+
+
+@pipelines_app.command("copy")
+def pipelines_copy(name: str, to: Path) -> None:
+    """Copy a built-in pipeline's file, as a start for one of your own."""
+    with _guard():
+        from . import resources
+
+        resources.copy("pipelines", name, to)
+        typer.echo(f"Copied the pipeline {name} to {to}. Use it with: acdc-export run {_as_path(to)}")
+
+
+@pipelines_app.command("check")
+def pipelines_check(name: str) -> None:
+    """Check a pipeline's file without training anything."""
+    with _guard():
+        from .config import load_pipeline
+
+        typer.echo(f"{load_pipeline(name).name}: no mistakes found.")
+
+
+@contextmanager
+def _guard(json: bool = False) -> Iterator[None]:
+    """Turn every end of a command into its exit code, and a user's mistake into two lines."""
+    try:
+        yield
+    except AcdcExportError as error:
+        if json:
+            _print_json({"error": {"message": error.message, "remedy": error.remedy}, "exit_code": error.exit_code})
+        else:
+            typer.echo(f"error: {error.message}\n{error.remedy}", err=True)
+        raise typer.Exit(error.exit_code) from None
+    except (KeyboardInterrupt, typer.Abort):  # Abort: Ctrl-C or Ctrl-D at a prompt
+        typer.echo("Interrupted. What was there before is unchanged.", err=True)
+        raise typer.Exit(130) from None
+    except (typer.Exit, BrokenPipeError):
+        raise
+    except OSError as error:  # a file or stream that the system refuses: nothing that a bug report would mend
+        where = f"{error.filename}: " if error.filename else ""
+        typer.echo(f"error: {where}{error.strerror}.\nCheck the permissions and the free space there.", err=True)
+        raise typer.Exit(2) from None
+    except Exception:
+        import traceback
+
+        traceback.print_exc()
+        typer.echo("This is a bug in acdc-export. Please report it with the lines above.", err=True)
+        raise typer.Exit(70) from None
+
+
+def _refuse_misplaced(context: typer.Context) -> None:
+    """Options before a command would be read and forgotten."""
+    given = [name for name in context.params if context.get_parameter_source(name).name != "DEFAULT"]  # type: ignore[union-attr]
+    if given:
+        option = f"--{given[0].replace('_', '-')}"
+        command = context.invoked_subcommand
+        raise UsageError(
+            f"{option} stands before '{command}'.", f"Options of a command come after it: {command} {option}"
+        )
+
+
+def _progress(json: bool, quiet: bool) -> Progress:
+    from .progress import SILENT, Terminal
+
+    return SILENT if json or quiet else Terminal()
+
+
+def _ask(json: bool, quiet: bool) -> Any:
+    """A prompt for a license, where there is somebody to answer it."""
+    if json or quiet or sys.stdin is None or not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return None
+
+    def ask(notice: str) -> bool:
+        typer.echo(notice, err=True)
+        try:
+            return typer.confirm("Do you accept this license?", err=True)
+        except typer.Abort:
+            typer.echo(err=True)  # the prompt's line is not ended yet
+            raise
+
+    return ask
+
+
+def _show(bundles: list[Bundle], json: bool, single: bool = False) -> None:
+    from .report import to_json
+    from .report.terminal import render
+
+    if json:
+        documents = [{"bundle": str(bundle.path), **to_json(bundle.report)} for bundle in bundles]
+        _print_json(documents[0] if single else documents)
+    else:
+        _print(*(partial(render, bundle.report) for bundle in bundles))
+
+
+def _print(*made: Callable[[int], RenderableType]) -> None:
+    """Show what is made for a number of columns: the terminal's, or 120 where the output is none."""
+    from rich.console import Console
+
+    from .report.terminal import plain
+
+    console = Console(highlight=False)
+    for make in made:
+        if console.is_terminal:
+            console.print(make(console.width))
+        else:
+            typer.echo(plain(make(120)))
+
+
+def _print_rows(rows: Sequence[tuple[str, ...]]) -> None:
+    widths = [max(len(row[at]) for row in rows) for at in range(len(rows[0]))]
+    for row in rows:
+        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _print_json(value: Any) -> None:
+    typer.echo(jsons.dumps(value, indent=2))
+
+
+def _as_path(path: Path) -> str:
+    """A path as an option takes it: never to be mistaken for a built-in's name."""
+    return str(path) if "/" in str(path) else f"./{path}"

@@ -1,0 +1,55 @@
+"""What is tried: a pair, where it is put, and how it is measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from .. import engines
+from ..config import Target
+from ..engines import Environment
+from ..evidence import batches
+from ..evidence.engine import Engine
+from ..machine import Machine
+from ..pair import Pair
+from ..progress import Progress
+
+
+@dataclass(frozen=True)
+class Seat:
+    """A target that can run here: its definition and its interpreter."""
+
+    target: Target
+    environment: Environment
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What is tried: a pair, where it is put, and how it is measured. `folder` is the bundle being built."""
+
+    pair: Pair
+    seat: Seat
+    controls: tuple[Seat, ...]
+    machine: Machine
+    precision: str
+    batch_sizes: tuple[int, ...]
+    gated: int  # the batch size that gates judge
+    folder: Path
+    scratch: Path
+    progress: Progress
+
+    def open(self, model: Path, batch_size: int, seat: Seat | None = None, *, wait: bool = False) -> Engine:
+        """Load a model file in the target's runtime, or in that of another seat; see `Engine.ready` for `wait`."""
+        seat = seat or self.seat
+        cpus = self.machine.cpus
+        return engines.open_engine(
+            seat.target, seat.environment, model, batch_size=batch_size, threads=len(cpus), cpus=cpus, wait=wait
+        )
+
+    def inputs(self, batch_size: int) -> dict[str, NDArray[Any]]:
+        """One batch of real inputs."""
+        reference = self.pair.reference.inputs
+        return {name: batches.pad(array[:batch_size], batch_size) for name, array in reference.items()}

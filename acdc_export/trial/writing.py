@@ -1,0 +1,117 @@
+"""What was found, put into the forms that are written: gate metrics, report, manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+
+from .. import __version__, files
+from ..bundle import Manifest, ModelFile
+from ..evidence.gates import Gate, Measurement, Verdict, judge
+from ..evidence.latency import Latency
+from ..pair import HALVES
+from ..report import PairFacts, Report, SizeFacts, TargetFacts
+from .setup import Trial
+from .steps import Findings, is_static
+
+
+def fastest_dense(measured: Latency) -> str:
+    """The dense arm that a user would pick instead."""
+    return min(measured.ratios, key=lambda name: measured.ratios[name].value)
+
+
+def versus_control(trial: Trial, measured: Latency) -> Measurement | None:
+    """The sparse half against the fastest of all dense arms; None unless every control of the target was measured.
+
+    Which one is the fastest is itself uncertain, so each end of the interval is the least of all arms' ends.
+    """
+    if len(measured.ratios) <= len(trial.seat.target.benchmark.controls):  # the twin in the same engine is one more
+        return None
+    ratios = measured.ratios.values()
+    return Measurement(
+        min(ratio.value for ratio in ratios), min(ratio.low for ratio in ratios), min(ratio.high for ratio in ratios)
+    )
+
+
+def measurements(trial: Trial, found: Findings) -> dict[str, Measurement | None]:
+    """The metrics that gates may name (`gates.METRICS`), at the gated batch size; None where not measured."""
+    gated, structure, accuracy = found.latency[trial.gated], found.structure, found.accuracy
+    required = max(half.required for halves in found.parity.values() for half in halves.values())
+    known = structure.zeros is not None and structure.total
+    return {
+        "accuracy.drop": accuracy.drop if accuracy else None,
+        "accuracy.sparse": accuracy.sparse if accuracy else None,
+        "parity": Measurement.exact(required),
+        "sparsity": Measurement.exact((structure.zeros or 0) / (structure.total or 1)) if known else None,
+        "speedup": gated.ratios["dense"],
+        "speedup.vs_control": versus_control(trial, gated),
+        "supported_ops": None if structure.supported_ops is None else Measurement.exact(structure.supported_ops),
+    }
+
+
+def report(
+    trial: Trial, found: Findings, gates: Iterable[Gate], *, deployable: bool, notes: Iterable[str], seconds: float
+) -> Report:
+    """Judge what was found by `gates` (with `deployable`, by the license too), and put it on record."""
+    pair, target, record = trial.pair, trial.seat.target, trial.pair.record
+    measured = measurements(trial, found)
+    verdicts = [judge(gate, measured) for gate in gates]
+    if deployable:
+        verdicts.append(Verdict("deployable", "pass" if target.license.deployable else "fail", target.license.name))
+    return Report(
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        version=__version__,
+        seconds=round(seconds, 1),
+        pair=PairFacts(
+            name=pair.name,
+            path=str(pair.path),
+            kind=record.pattern.kind,
+            scope=record.pattern.scope,
+            sparsity=record.pattern.sparsity,
+            metrics=record.metrics,
+        ),
+        target=TargetFacts(
+            name=target.name,
+            description=target.description,
+            runtime=found.info["sparse"]["runtime"],
+            version=found.info["sparse"]["version"],
+            instruction_set=found.info["sparse"].get("instruction_set"),
+            license=target.license.name,
+            deployable=target.license.deployable,
+            notice=target.license.notice,
+            sha256=files.folder_sha256(target.folder),
+            locked=trial.seat.environment.locked,
+        ),
+        machine=trial.machine,
+        precision=trial.precision,
+        gated_batch_size=trial.gated,
+        structure=found.structure,
+        size=SizeFacts(*(found.models[half, trial.gated].path.stat().st_size for half in HALVES)),
+        parity=found.parity,
+        accuracy=found.accuracy,
+        latency={str(size): latency for size, latency in found.latency.items()},
+        control=fastest_dense(found.latency[trial.gated]),
+        measured=measured,
+        gates=tuple(verdicts),
+        notes=(*notes, *found.notes),
+    )
+
+
+def manifest(trial: Trial, found: Findings) -> Manifest:
+    """What the bundle holds, and what `verify` needs to know."""
+    target, record = trial.seat.target, trial.pair.record
+    names = {found.models["sparse", size].path.name: size for size in trial.batch_sizes}
+    return Manifest(
+        name=trial.pair.name,
+        target=target.name,
+        target_sha256=files.folder_sha256(target.folder),
+        runtime=target.runtime.name,
+        precision=trial.precision,
+        models=tuple(ModelFile(name, size if is_static(target) else None) for name, size in names.items()),
+        inputs=record.inputs,
+        outputs=record.outputs,
+        batch_sizes=trial.batch_sizes,
+        gated_batch_size=trial.gated,
+        tolerance=target.parity[trial.precision],
+        supported_ops=found.structure.supported_ops,
+    )
