@@ -1,0 +1,40 @@
+# make demo    trains a pair, puts its sparse half into DeepSparse and judges it there (about four minutes, first time)
+# make test    lint, types, tests with the real runtimes
+# make bench   speed, as ratios: JSON in benchmarks/results, and a table
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# DeepSparse may be used for evaluation only; whoever runs these commands accepts that license.
+ACCEPT := ACDC_EXPORT_ACCEPT_LICENSE=deepsparse
+
+.PHONY: demo test lint types bench clean
+
+demo: $(VENV)/installed
+	$(ACCEPT) $(BIN)/acdc-export --target cpu
+
+test: lint types
+	$(ACCEPT) $(BIN)/pytest --numprocesses 2 --dist loadfile --durations 10
+
+lint: $(VENV)/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/installed-dev
+	$(BIN)/mypy
+
+bench: $(VENV)/installed-dev
+	$(ACCEPT) $(BIN)/python -m benchmarks
+
+# requirements.txt holds the versions that these commands were tested with.
+$(VENV)/installed: requirements.txt pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile -r requirements.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed requirements-dev.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	touch $@
+
+clean:
+	rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,43 @@
+"""Run the benchmarks: all of them, or those that are named.
+
+python -m benchmarks                 all, with a table each; JSON to benchmarks/results/NAME.json
+python -m benchmarks startup same    these two
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+from acdc_export import machine
+
+from . import digits, same, startup
+
+BENCHMARKS = {"startup": startup.main, "same": same.main, "digits": digits.main}
+RESULTS = Path(__file__).parent / "results"
+
+
+def main() -> None:
+    names = sys.argv[1:] or list(BENCHMARKS)
+    unknown = [name for name in names if name not in BENCHMARKS]
+    if unknown:
+        sys.exit(f"unknown benchmark {', '.join(unknown)}; there are {', '.join(BENCHMARKS)}")
+    RESULTS.mkdir(exist_ok=True)
+    for name in names:
+        print(f"\n{name}", flush=True)
+        found = BENCHMARKS[name]()
+        here = machine.describe()
+        document = {
+            "benchmark": name,
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            "processor": here.processor,
+            "cores": len(here.cpus),
+            **found,
+        }
+        (RESULTS / f"{name}.json").write_text(json.dumps(document, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,27 @@
+"""The sparse half in DeepSparse against its twin there, and in ONNX Runtime: what a user would pick instead."""
+
+from __future__ import annotations
+
+import tempfile
+from typing import Any
+
+from acdc_export import export
+from acdc_export.progress import Terminal
+from acdc_export.report import to_json
+
+from . import pairs
+
+BATCH_SIZES = (1, 16, 64)
+
+
+def main() -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as out:
+        report = export(pairs.digits(), "cpu", batch_sizes=BATCH_SIZES, out=out, progress=Terminal()).report
+    print(f"{'batch':>5}  {'arm':<20}{'p50 ms':>9}  over sparse, with 95 % interval")
+    for facts in report.latency.values():
+        for name, arm in facts.arms.items():
+            ratio = facts.ratios.get(name)
+            shown = f"{ratio.value:.2f} [{ratio.low:.2f}, {ratio.high:.2f}]" if ratio else ""
+            print(f"{facts.batch_size:>5}  {name:<20}{arm.p50:9.3f}  {shown}")
+    content = to_json(report)
+    return {key: content[key] for key in ("verdict", "latency", "accuracy", "measured", "seconds")}

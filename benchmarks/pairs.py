@@ -1,0 +1,11 @@
+"""The pair that the benchmarks measure: the one of the pipeline `digits`, trained once and then reused."""
+
+from __future__ import annotations
+
+from acdc_export import workflow
+from acdc_export.pair import Pair
+from acdc_export.progress import Terminal
+
+
+def digits() -> Pair:
+    return workflow.obtain("digits", "runs", progress=Terminal())
