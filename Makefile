@@ -1,4 +1,4 @@
-# make demo    trains a pair, puts its sparse half into DeepSparse and judges it there (about four minutes, first time)
+# make demo    trains a pair, puts its sparse half into DeepSparse and judges it there (about three minutes, first time)
 # make test    lint, types, tests with the real runtimes
 # make bench   speed, as ratios: JSON in benchmarks/results, and a table
 PYTHON ?= python3

@@ -39,8 +39,6 @@ _REMEDIES = {
     "SIGKILL": "It was killed from outside, most often because memory ran out: try a smaller batch size.",
     "SIGILL": "The runtime is built for other processors than this one: choose another target.",
 }
-
-
 _ELSEWHERE = "with TMPDIR"
 
 

@@ -42,10 +42,11 @@ class Accuracy:
 def measure(
     sparse: Engine, dense: Engine, data: Iterable[tuple[Arrays, NDArray[Any]]], *, output: str, batch_size: int
 ) -> Accuracy:
-    """Judge both halves on a stream of `(inputs by name, labels)`; labels are class numbers, shape `(rows,)`.
+    """Judge both halves on a stream of `(inputs by name, labels)`; labels are int64 class numbers, shape
+    `(rows,)`.
 
     Raises:
-        UsageError: no samples, or labels that are not class numbers of this network.
+        UsageError: no samples, or labels of classes that this network doesn't have.
     """
     labels, said_sparse, said_dense = [], [], []
     for inputs, wanted in data:
@@ -70,11 +71,6 @@ def _classes(logits: NDArray[Any]) -> NDArray[Any]:
 
 
 def _check_labels(labels: NDArray[Any], classes: int) -> None:
-    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
-        raise UsageError(
-            f"Labels must be whole class numbers of shape (rows,); these are {labels.dtype} of shape {labels.shape}.",
-            "Give one class number for each sample.",
-        )
     if len(labels) and not (labels.min() >= 0 and labels.max() < classes):
         raise UsageError(
             f"Labels run from {labels.min()} to {labels.max()}, but the network knows classes 0 to {classes - 1}.",

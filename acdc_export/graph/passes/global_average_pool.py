@@ -1,6 +1,6 @@
 """ReduceMean over height and width, as `x.mean((2, 3))` is exported, into GlobalAveragePool.
 
-DeepSparse knows only the latter: with ReduceMean in it a graph leaves the sparse path, without any error.
+DeepSparse has only the latter on its sparse path: a ReduceMean leaves it, without any error.
 """
 
 from __future__ import annotations
