@@ -49,7 +49,7 @@ def test_all_mistakes_are_told_at_once_with_the_nearest_name() -> None:
     ("old", "new", "problem"),
     [
         ('"speedup >= 1.3"', '"speedupp >= 1.3"', "unknown metric 'speedupp' (did you mean 'speedup'?)"),
-        ('"speedup >= 1.3"', '"speedup > 1.3"', "not of the form"),
+        ('"speedup >= 1.3"', '"speedup > 1.3"', "'<=' or '>=' is missing after 'speedup'"),
         ("gated_batch_size = 16", "gated_batch_size = 4", "4 is not among batch_sizes [1, 16]"),
         ('judge = "digits:test"', 'judge = "digits:train"', "'digits:train' is what the pair is trained on"),
         ('gates = [\n    "sparsity >= 0.9",', "gates = []\nx = [", "judging.gates"),

@@ -27,7 +27,7 @@ class ClassCount:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Top-1 accuracy in percent, and the drop from twin to sparse half in points, paired; 95 % intervals."""
+    """Top-1 accuracy in percent, and the drop from twin to sparse half in points, paired."""
 
     samples: int
     sparse: Measurement
@@ -40,13 +40,19 @@ class Accuracy:
 
 
 def measure(
-    sparse: Engine, dense: Engine, data: Iterable[tuple[Arrays, NDArray[Any]]], *, output: str, batch_size: int
+    sparse: Engine,
+    dense: Engine,
+    data: Iterable[tuple[Arrays, NDArray[Any]]],
+    *,
+    output: str,
+    batch_size: int,
+    alpha: float = stats.ALPHA,
 ) -> Accuracy:
     """Judge both halves on a stream of `(inputs by name, labels)`; labels are int64 class numbers, shape
-    `(rows,)`.
+    `(rows,)`. The intervals are at 1 - `alpha`.
 
     Raises:
-        UsageError: no samples, or labels of classes that this network doesn't have.
+        UsageError: no samples, labels of a single class, or of classes that this network doesn't have.
     """
     labels, said_sparse, said_dense = [], [], []
     for inputs, wanted in data:
@@ -62,7 +68,14 @@ def measure(
         said_dense.append(_classes(two))
     if not labels:
         raise UsageError("The data to be judged by holds no samples.", "Give others with --data.")
-    return _count(np.concatenate(labels), np.concatenate(said_sparse), np.concatenate(said_dense))
+    wanted = np.concatenate(labels)
+    if len(wanted) > 1 and (wanted == wanted[0]).all():
+        raise UsageError(
+            f"All {len(wanted)} samples to be judged by are of class {wanted[0]}: a network that says nothing else "
+            "would get all of them right.",
+            "Judge by samples of all classes; check that the labels were read from the right place.",
+        )
+    return _count(wanted, np.concatenate(said_sparse), np.concatenate(said_dense), alpha)
 
 
 def _classes(logits: NDArray[Any]) -> NDArray[Any]:
@@ -78,7 +91,7 @@ def _check_labels(labels: NDArray[Any], classes: int) -> None:
         )
 
 
-def _count(labels: NDArray[Any], sparse: NDArray[Any], dense: NDArray[Any]) -> Accuracy:
+def _count(labels: NDArray[Any], sparse: NDArray[Any], dense: NDArray[Any], alpha: float) -> Accuracy:
     sparse_right, dense_right = sparse == labels, dense == labels
     only_sparse = int((sparse_right & ~dense_right).sum())
     only_dense = int((dense_right & ~sparse_right).sum())
@@ -95,9 +108,9 @@ def _count(labels: NDArray[Any], sparse: NDArray[Any], dense: NDArray[Any]) -> A
         )
     return Accuracy(
         samples=len(labels),
-        sparse=stats.proportion(int(sparse_right.sum()), len(labels)),
-        dense=stats.proportion(int(dense_right.sum()), len(labels)),
-        drop=stats.paired_drop(only_sparse, only_dense, len(labels)),
+        sparse=stats.proportion(int(sparse_right.sum()), len(labels), alpha),
+        dense=stats.proportion(int(dense_right.sum()), len(labels), alpha),
+        drop=stats.paired_drop(only_sparse, only_dense, len(labels), alpha),
         agreement=100 * float((sparse == dense).mean()),
         only_sparse=only_sparse,
         only_dense=only_dense,

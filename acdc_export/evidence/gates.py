@@ -4,36 +4,73 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from operator import gt, lt
 from typing import Literal
 
 from ..errors import nearest
 
 Status = Literal["pass", "fail", "inconclusive", "not measured"]
+Operator = Literal["<=", ">="]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What a gate may ask for.
+
+    `unchanged` is the value where nothing got worse, for metrics that compare. `sampled` ones have an interval, and
+    share what all of a run's intervals may miss together; the others were counted.
+    """
+
+    meaning: str
+    unit: Literal["", "bytes", "percent"] = ""
+    unchanged: float | None = None
+    sampled: bool = False
+
 
 METRICS = {
-    "accuracy.drop": "points of accuracy that the sparse half loses against its twin",
-    "accuracy.sparse": "percent of samples that the sparse half gets right",
-    "parity": "tolerance that the outputs of both halves need against eager PyTorch",
-    "sparsity": "fraction of zeros in the pruned layers' weights, as deployed",
-    "speedup": "the twin's latency over the sparse half's, same engine, at the gated batch size",
-    "speedup.vs_control": "the fastest dense alternative's latency over the sparse half's, all controls measured",
-    "supported_ops": "fraction of operators on the engine's fast path",
+    "accuracy.drop": Metric("points of accuracy lost against the reference", "percent", unchanged=0.0, sampled=True),
+    "accuracy.sparse": Metric("percent of samples that the sparse half gets right", "percent", sampled=True),
+    "latency.p50.ratio": Metric("median latency over the reference's", unchanged=1.0, sampled=True),
+    "latency.p99.ratio": Metric("99th percentile of latency over the reference's", unchanged=1.0, sampled=True),
+    "memory.peak": Metric("the most memory that the sparse half's process held", "bytes"),
+    "parity": Metric("tolerance that the outputs of both halves need against eager PyTorch"),
+    "parity.max_abs": Metric("largest absolute difference of an output from eager PyTorch"),
+    "size": Metric("bytes of the sparse half's model file", "bytes"),
+    "sparsity": Metric("fraction of zeros in the pruned layers' weights, as deployed"),
+    "speedup": Metric("the twin's median latency over the sparse half's, same engine", sampled=True),
+    "speedup.vs_control": Metric("the fastest dense alternative's median latency over the sparse half's", sampled=True),
+    "supported_ops": Metric("fraction of operators on the engine's fast path"),
 }
-"""What a gate may ask for. docs/design.md describes each."""
+"""All are of the sparse half at the gated batch size. The reference is the dense twin when a pair is exported, and
+the old bundle's sparse half when bundles are compared. docs/design.md describes each."""
 
 STATUSES: dict[int, Status] = {0: "pass", 1: "fail", 3: "not measured", 4: "inconclusive"}
 """By exit code."""
 
 _CODES = {status: code for code, status in STATUSES.items()}
 
-_GATE = re.compile(r"\s*(?P<metric>[a-z_.]+)\s*(?P<operator><=|>=)\s*(?P<limit>[-+0-9.eE]+)\s*")
+_GATE = re.compile(
+    r"\s*(?P<metric>[A-Za-z_][\w.]*)?\s*(?P<operator><=|>=)?"
+    r"\s*(?P<limit>[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?)?\s*(?P<unit>[A-Za-z%]+)?\s*"
+)
+_WRONG: dict[Operator, Callable[[float, float], bool]] = {"<=": gt, ">=": lt}  # the value, the limit
+_BYTES = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+_UNITS: dict[str, dict[str, float]] = {"bytes": {**_BYTES}, "percent": {"%": 1.0}, "": {"%": 0.01, "x": 1.0}}
+
+
+class GateError(ValueError):
+    """A gate that can't be parsed, or asks for what is not measured. Its text points at the place."""
+
+    def __init__(self, text: str, start: int, length: int, problem: str) -> None:
+        self.problem = problem
+        super().__init__(f"{problem}\n  {text}\n  {' ' * start}{'^' * max(1, length)}")
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """An estimate with its 95 % interval; a thing that was counted, not sampled, has low = value = high."""
+    """An estimate with its interval; a thing that was counted, not sampled, has low = value = high."""
 
     value: float
     low: float
@@ -43,14 +80,19 @@ class Measurement:
     def exact(cls, value: float) -> Measurement:
         return cls(value, value, value)
 
+    def inverse(self) -> Measurement:
+        """The same of one over the value, which is positive."""
+        low, high = (1 / end if end else math.inf for end in (self.high, self.low))
+        return Measurement(1 / self.value, low, high)
+
 
 @dataclass(frozen=True)
 class Gate:
-    """A parsed gate; `text` is how it was written."""
+    """A parsed gate; `text` is how it was written, `limit` is in the metric's own unit (bytes, points, ...)."""
 
     text: str
     metric: str
-    operator: Literal["<=", ">="]
+    operator: Operator
     limit: float
 
 
@@ -63,55 +105,109 @@ class Verdict:
     detail: str
 
 
-def parse(text: str) -> Gate:
-    """Parse one gate, such as `speedup >= 1.3`. Raises `ValueError` with what is wrong, in one line."""
-    match = _GATE.fullmatch(text)
-    if not match:
-        raise ValueError(f"'{text}' is not of the form 'METRIC >= NUMBER' or 'METRIC <= NUMBER'")
+def parse(text: str, unmeasured: Mapping[str, str] | None = None) -> Gate:
+    """Parse one gate: `speedup >= 1.3`, `size <= 12MB`, `latency.p50.ratio <= 1.03`.
+
+    Args:
+        unmeasured: metrics that this run does not measure, and why.
+
+    Raises:
+        GateError: what is wrong, with a caret under it.
+    """
+    text = " ".join(text.split())
+    match = _GATE.match(text)
+    assert match is not None  # everything in it is optional
     metric = match["metric"]
+    if metric is None:
+        raise GateError(text, 0, 1, f"a gate begins with a metric: {', '.join(METRICS)}")
     if metric not in METRICS:
-        raise ValueError(f"'{text}' names an unknown metric '{metric}'{nearest(metric, list(METRICS))}")
-    try:
-        limit = float(match["limit"])
-    except ValueError:
-        raise ValueError(f"'{text}': '{match['limit']}' is not a number") from None
-    return Gate(text.strip(), metric, "<=" if match["operator"] == "<=" else ">=", limit)
+        raise GateError(text, 0, len(metric), f"unknown metric '{metric}'{nearest(metric, list(METRICS))}")
+    for part, wanted in (("operator", "'<=' or '>='"), ("limit", "a number")):
+        if match[part] is None:
+            before = match.end("metric" if part == "operator" else "operator")
+            start = before + len(text[before:]) - len(text[before:].lstrip())
+            raise GateError(text, start, len(text) - start, f"{wanted} is missing after '{text[:before]}'")
+    if match.end() < len(text):
+        raise GateError(text, match.end(), len(text) - match.end(), "a gate ends with its limit and unit")
+    limit, units = float(match["limit"]), _UNITS[METRICS[metric].unit]
+    if math.isinf(limit):
+        raise GateError(text, match.start("limit"), len(match["limit"]), f"{match['limit']} is no limit")
+    if match["unit"]:
+        if match["unit"] not in units:
+            raise GateError(
+                text,
+                match.start("unit"),
+                len(match["unit"]),
+                f"'{match['unit']}' is no unit of {metric}, which takes {', '.join(units)} or none",
+            )
+        limit = float(f"{limit * units[match['unit']]:.15g}")  # 95 * 0.01 is more than 0.95
+    if unmeasured and metric in unmeasured:
+        raise GateError(text, 0, len(metric), f"{metric} is not measured: {unmeasured[metric]}")
+    return Gate(text, metric, "<=" if match["operator"] == "<=" else ">=", limit)
 
 
-def problems(texts: Iterable[str]) -> list[str]:
-    """What is wrong with these gates, one line for each that can't be parsed."""
+def problems(texts: Iterable[str], unmeasured: Mapping[str, str] | None = None) -> list[str]:
+    """What is wrong with these gates, an entry of three lines for each that can't be parsed."""
     found = []
     for text in texts:
         try:
-            parse(text)
-        except ValueError as error:
+            parse(text, unmeasured)
+        except GateError as error:
             found.append(str(error))
     return found
 
 
-def judge(gate: Gate, measured: Mapping[str, Measurement | None]) -> Verdict:
+def judge(gate: Gate, measured: Mapping[str, Measurement | None], *, final: bool = True) -> Verdict:
     """Hold a measurement against a gate.
 
-    The whole interval on the right side passes, the whole interval on the wrong side fails, and an interval
-    that holds the limit is inconclusive. A metric that is missing, None or NaN is not measured: never green.
+    The whole interval on the right side of the limit passes, and the whole interval on the wrong side fails. Where
+    it holds the limit, the gate is inconclusive; with one exception. A gate that tolerates a change for the worse
+    (`latency.p50.ratio <= 1.03`: unchanged is 1) fails when such a change is beyond doubt and the data are all in
+    (`final`): what is certainly worse has to be shown to be within the tolerance. Without that rule, a slowdown of
+    just the tolerated size would be inconclusive however long one measures.
+
+    A metric that is missing, None or NaN is not measured: never green.
     """
     found = measured.get(gate.metric)
     if found is None or any(math.isnan(number) for number in (found.value, found.low, found.high)):
         return Verdict(gate.text, "not measured", "no measurement")
-    if gate.operator == ">=":
-        passed, failed = found.low >= gate.limit, found.high < gate.limit
-    else:
-        passed, failed = found.high <= gate.limit, found.low > gate.limit
-    shown = _shown(found.value, gate.limit)
+    sign = 1 if gate.operator == "<=" else -1  # from here on, more is worse
+    best, worst = (found.low, found.high) if sign > 0 else (found.high, found.low)
+    unchanged = METRICS[gate.metric].unchanged
+    shown = _shown(found.value, gate)
     if found.low != found.high:
-        shown += f" [{_shown(found.low, gate.limit)}, {_shown(found.high, gate.limit)}]"
-    return Verdict(gate.text, "pass" if passed else "fail" if failed else "inconclusive", shown)
+        shown += f" [{_shown(found.low, gate)}, {_shown(found.high, gate)}]"
+    if sign * worst <= sign * gate.limit:
+        return Verdict(gate.text, "pass", shown)
+    if sign * best > sign * gate.limit:
+        return Verdict(gate.text, "fail", shown)
+    if final and unchanged is not None and gate.operator == "<=" and found.low > unchanged:
+        return Verdict(gate.text, "fail", f"{shown}: worse beyond doubt, and more than the limit is possible")
+    return Verdict(gate.text, "inconclusive", shown)
 
 
-def _shown(value: float, limit: float) -> str:
-    """A number in three digits, or in as many as it takes to be seen on its own side of the limit."""
-    texts = (f"{value:.{digits}g}" for digits in range(3, 17))
-    return next((text for text in texts if (float(text) < limit) == (value < limit)), repr(value))
+def _shown(value: float, gate: Gate) -> str:
+    """A number in as few digits as it takes to be seen on its own side of the limit: three, or four around 1."""
+    if METRICS[gate.metric].unit == "bytes":
+        return shown_bytes(value, gate.limit, gate.operator)
+    fewest = 4 if 1 <= abs(value) < 2 and METRICS[gate.metric].unchanged == 1 else 3
+    return _apart(value, gate.limit, fewest, _WRONG[gate.operator])
+
+
+def _apart(value: float, limit: float, fewest: int, wrong: Callable[[float, float], bool]) -> str:
+    texts = (f"{value:.{digits}g}" for digits in range(fewest, 17))
+    return next((text for text in texts if wrong(float(text), limit) == wrong(value, limit)), repr(value))
+
+
+def shown_bytes(count: float, limit: float = math.inf, operator: Operator = "<=") -> str:
+    """Bytes in kB, MB or GB, in as many digits as it takes to be seen on their own side of the limit."""
+    unit, factor = ("GB", 1e9) if count >= 9.995e8 else ("MB", 1e6) if count >= 1e5 else ("kB", 1e3)
+    return f"{_apart(count / factor, limit / factor, 3, _WRONG[operator])} {unit}"
+
+
+def sampled(gates: Iterable[Gate]) -> int:
+    """How many intervals these gates are judged by, for which their run's error is to be shared."""
+    return len({gate.metric for gate in gates if METRICS[gate.metric].sampled})
 
 
 def exit_code(verdicts: Iterable[Verdict]) -> int:

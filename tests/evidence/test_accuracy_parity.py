@@ -58,10 +58,26 @@ def test_labels_that_are_no_classes(labels: np.ndarray, said: str) -> None:
 
 
 def test_nan_is_never_right() -> None:
-    x = {"x": np.zeros((3, 1), dtype=np.float32)}
+    x = {"x": np.array([[0], [1], [0]], dtype=np.float32)}
     broken, sound = Fake(lambda rows: np.full((len(rows), 3), np.nan)), Fake(lambda rows: one_hot(rows))
-    found = accuracy.measure(broken, sound, [(x, np.array([0, 0, 0]))], output="logits", batch_size=4)
+    found = accuracy.measure(broken, sound, [(x, np.array([0, 1, 0]))], output="logits", batch_size=4)
     assert (found.sparse.value, found.dense.value) == (0.0, 100.0)
+
+
+def test_labels_of_a_single_class_prove_nothing() -> None:
+    with pytest.raises(UsageError, match="All 6 samples to be judged by are of class 1"):
+        judge(np.ones(6, dtype=np.int64), [1] * 6, [1] * 6)
+
+
+def test_intervals_are_as_sure_as_asked() -> None:
+    x = np.arange(6, dtype=np.float32)[:, None] % 3
+    data = [({"x": x}, np.array([0, 1, 2, 0, 1, 1]))]
+    usual, surer = (
+        accuracy.measure(Fake(one_hot), Fake(one_hot), data, output="logits", batch_size=4, alpha=alpha)
+        for alpha in (0.05, 0.001)
+    )
+    for one, two in ((usual.sparse, surer.sparse), (usual.dense, surer.dense), (usual.drop, surer.drop)):
+        assert two.low < one.low <= one.value <= one.high < two.high
 
 
 def test_an_output_that_is_no_logits() -> None:

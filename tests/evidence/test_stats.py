@@ -3,31 +3,109 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from acdc_export.evidence import stats
 
+# Student's t, two-sided, by degrees of freedom from 1 on, as printed tables have it.
+T = {
+    0.05: (
+        12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228,
+        2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086,
+        2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
+    ),
+    0.01: (
+        63.657, 9.925, 5.841, 4.604, 4.032, 3.707, 3.499, 3.355, 3.250, 3.169,
+        3.106, 3.055, 3.012, 2.977, 2.947, 2.921, 2.898, 2.878, 2.861, 2.845,
+        2.831, 2.819, 2.807, 2.797, 2.787, 2.779, 2.771, 2.763, 2.756, 2.750,
+    ),
+}  # fmt: skip
 
-def test_student_by_hand() -> None:
-    mean, low, high = stats.mean_interval([1.0, 2.0, 3.0, 4.0, 5.0])
-    # s = 1.5811, t(4) = 2.776: half-width 2.776 * 1.5811 / sqrt(5) = 1.963
-    assert (mean, low, high) == pytest.approx((3.0, 1.037, 4.963), abs=1e-3)
+
+def mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values)
 
 
-def test_one_value_says_nothing_about_spread() -> None:
-    assert stats.mean_interval([2.0]) == (2.0, -math.inf, math.inf)
+@pytest.mark.parametrize("alpha", list(T))
+def test_student_by_the_table(alpha: float) -> None:
+    found = [stats.t_quantile(alpha, degrees) for degrees in range(1, 31)]
+    assert found == pytest.approx(T[alpha], abs=6e-4)
 
 
-@pytest.mark.parametrize("count", [3, 5])
-def test_the_interval_over_few_launches_covers_what_it_promises(count: int) -> None:
+@pytest.mark.parametrize(("alpha", "degrees", "t"), [(1e-4, 1, 6366.2), (1e-4, 5, 11.178), (0.05, 1000, 1.9623)])
+def test_student_far_out(alpha: float, degrees: int, t: float) -> None:
+    assert stats.t_quantile(alpha, degrees) == pytest.approx(t, rel=1e-4)
+
+
+def test_normal_by_the_table() -> None:
+    assert [stats.normal_quantile(alpha) for alpha in (0.05, 0.01)] == pytest.approx([1.95996, 2.57583], abs=1e-5)
+
+
+@pytest.mark.parametrize("count", [2, 3, 6, 12, 30])
+@pytest.mark.parametrize("alpha", list(T))
+def test_a_ratio_of_means_has_students_interval_on_its_logarithm(count: int, alpha: float) -> None:
+    logs = [float(log) for log in np.random.default_rng(count).normal(0.3, 0.1, size=count)]
+    found = stats.ratio(logs, mean, alpha)
+    half = T[alpha][count - 2] * np.std(logs, ddof=1) / math.sqrt(count)
+    assert found.value == pytest.approx(math.exp(mean(logs)))
+    assert math.log(found.high / found.value) == pytest.approx(half, rel=0.06)  # resampling is a draw
+    assert math.log(found.value / found.low) == pytest.approx(half, rel=0.06)
+
+
+def test_one_launch_tells_nothing_of_others() -> None:
+    found = stats.ratio([math.log(2)], mean, 0.05)
+    assert (found.value, found.low, found.high) == (pytest.approx(2), 0, math.inf)
+
+
+def test_two_launches_that_have_nothing_in_common_tell_as_little() -> None:
+    found = stats.ratio([0.0, 10.0], mean, 1e-3)
+    assert (found.low, found.high) == (0, math.inf)
+
+
+def test_the_same_launches_give_the_same_interval() -> None:
+    assert stats.ratio([0.1, 0.2, 0.4], mean, 0.05) == stats.ratio([0.1, 0.2, 0.4], mean, 0.05)
+
+
+def test_the_interval_over_few_launches_covers_what_it_promises() -> None:
     random = np.random.default_rng(0)
-    hits = 0
-    for _ in range(4000):
-        _, low, high = stats.mean_interval(list(random.normal(size=count)))
-        hits += low <= 0 <= high
-    assert hits / 4000 == pytest.approx(0.95, abs=0.015)
+    trials = random.normal(math.log(1.3), 0.05, size=(400, 6)).tolist()
+    found = [stats.ratio(logs, mean, 0.05) for logs in trials]
+    hits = sum(ratio.low <= 1.3 <= ratio.high for ratio in found)
+    assert 0.92 <= hits / len(trials) <= 0.985
+
+
+@pytest.mark.parametrize("alpha", [0.05, 0.2])
+def test_looking_three_times_does_not_make_a_wrong_verdict_likelier(alpha: float) -> None:
+    shares = {6: 0.5, 9: 0.75, 12: 1.0}
+    levels, used = {}, 0.0
+    for launches, share in shares.items():
+        levels[launches] = stats.spent(share, alpha) - used
+        used += levels[launches]
+    trials = np.random.default_rng(1).normal(0, 0.05, size=(300, 12)).tolist()
+    wrong = 0
+    for logs in trials:
+        looks = [stats.ratio(logs[:launches], mean, level) for launches, level in levels.items()]
+        wrong += any(not look.low <= 1 <= look.high for look in looks)
+    assert wrong / len(trials) <= alpha + 1.64 * math.sqrt(alpha * (1 - alpha) / len(trials))
+
+
+@given(alpha=st.floats(1e-4, 0.2), shares=st.lists(st.floats(0, 1), min_size=2, max_size=2, unique=True).map(sorted))
+def test_looks_spend_the_error_little_by_little(alpha: float, shares: list[float]) -> None:
+    early, late = (stats.spent(share, alpha) for share in shares)
+    assert 0 <= early <= late <= alpha * (1 + 1e-12)
+    assert stats.spent(0, alpha) == 0
+    assert stats.spent(1, alpha) == alpha
+
+
+def test_early_looks_spend_little_but_not_nothing() -> None:
+    # 2 - 2 Phi(1.96 / sqrt(1/2)) = 2 - 2 Phi(2.7718)
+    assert stats.spent(0.5, 0.05) == pytest.approx(0.005575, abs=1e-6)
+    assert 0 < stats.spent(0.04, 0.05) < 1e-20
 
 
 def test_wilson_by_hand() -> None:
@@ -44,13 +122,22 @@ def test_paired_drop_by_hand() -> None:
     assert (drop.value, drop.low, drop.high) == pytest.approx((10.0, -0.90, 20.51), abs=0.02)
 
 
+@pytest.mark.parametrize("alpha", [0.05, 0.01])
 @pytest.mark.parametrize(("count", "first", "second"), [(100, 0.02, 0.05), (900, 0.005, 0.01), (300, 0.1, 0.1)])
-def test_the_paired_interval_covers_what_it_promises(count: int, first: float, second: float) -> None:
+def test_the_paired_interval_covers_what_it_promises(count: int, first: float, second: float, alpha: float) -> None:
     random = np.random.default_rng(1)
     cells = random.multinomial(count, [first, second, 1 - first - second], size=4000)
-    found = [stats.paired_drop(int(one), int(two), count) for one, two, _ in cells]
+    found = [stats.paired_drop(int(one), int(two), count, alpha) for one, two, _ in cells]
     hits = sum(drop.low <= 100 * (second - first) <= drop.high for drop in found)
-    assert hits / 4000 >= 0.94
+    assert hits / 4000 >= 1 - alpha - 0.01
+
+
+def test_surer_intervals_are_wider() -> None:
+    for usual, surer in (
+        (stats.proportion(81, 263), stats.proportion(81, 263, 0.01)),
+        (stats.paired_drop(10, 20, 100), stats.paired_drop(10, 20, 100, 0.01)),
+    ):
+        assert surer.low < usual.low < usual.high < surer.high
 
 
 def test_no_disagreement_is_not_certainty() -> None:
