@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,3 +56,27 @@ def _processor() -> str:
     lines: Iterable[str] = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else ()
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(names, platform.processor() or platform.machine())
+
+
+@dataclass(frozen=True)
+class CoreTimes:
+    """Seconds that a set of cores spent since the system's start: on any process, and taken by the hypervisor."""
+
+    busy: float
+    stolen: float
+
+
+def core_times(cpus: Sequence[int]) -> CoreTimes | None:
+    """What these logical CPUs did so far (`/proc/stat`), or None where the system doesn't tell."""
+    try:
+        lines = Path("/proc/stat").read_text().splitlines()
+        ticks = os.sysconf("SC_CLK_TCK")
+    except OSError:
+        return None
+    wanted = {f"cpu{cpu}" for cpu in cpus}
+    rows = [[int(value) for value in line.split()[1:]] for line in lines if line.partition(" ")[0] in wanted]
+    if not rows or len(rows) != len(wanted) or not all(len(row) >= 8 and any(row) for row in rows):
+        return None  # some sandboxes have zeros there
+    # proc_stat(5): user nice system idle iowait irq softirq steal; guests' time is in the first two already.
+    busy = sum(row[0] + row[1] + row[2] + row[5] + row[6] for row in rows)
+    return CoreTimes(busy / ticks, sum(row[7] for row in rows) / ticks)

@@ -36,6 +36,12 @@ class Engine(Protocol):
     def peak_memory(self) -> int:
         """The most memory the process ever held, in bytes (resident)."""
 
+    def timer(self) -> float:
+        """Nanoseconds from one reading of the clock that `time` uses to the next, inside the process."""
+
+    def cpu_seconds(self) -> float:
+        """Processor time that the process has used so far, all its threads together."""
+
     def pause(self) -> None:
         """Stop the process where it stands, spinning threads included."""
 

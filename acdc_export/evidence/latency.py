@@ -1,47 +1,62 @@
 """Latency by paired alternation: ratios, since milliseconds drift while ratios stay.
 
-Every arm (the sparse half, its twin, the twin in a control engine) is a process of its own. In each round the arms
+Every arm (the sparse half, its twin, an older bundle's sparse half) is a process of its own. In each round the arms
 take turns, in an order that is drawn anew for every other round and reversed in the next (B A C, C A B), so that no
 arm keeps a better place than another; all but one are stopped, so that no spinning thread pool disturbs a neighbour.
-A turn is a short block of runs, whose first is dropped; its median is one sample. The ratio of two arms within a
-round cancels the machine's drift.
+A turn is as short as can be, one run of the slowest arm: the ratio of two arms within a round cancels only that part of
+the machine's drift which is slower than a round. Turns of all arms take about as long.
 
 Processes of the same model differ for as long as they live (pages, alignment, placement), which no number of rounds
-averages out. So all arms are launched anew several times, each launch gives one log ratio (the median over its
-rounds), and the interval is Student's over launches: the top level of the hierarchy carries the error (Kalibera and
-Jones 2013, "Rigorous benchmarking in reasonable time").
+averages out. So all arms are launched anew again and again, each launch gives one log ratio (the median over its
+rounds), and the interval is over launches (`stats.ratio`).
+
+The gates are looked at when stated shares of the budget are spent, and measuring ends early when they are decided.
+Every look spends a part of the error that the run may make (`stats.spent`), so that looking more than once doesn't
+make a wrong verdict likelier. docs/trust.md says how far this can be trusted, with figures.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from random import Random
 from time import perf_counter
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import EngineError
 from ..progress import Advance
-from . import stats
+from . import stats, steadiness
 from .engine import Arrays, Engine
 from .gates import Measurement
+from .steadiness import Steadiness
 
 Open = Callable[[], Engine]
-Samples = dict[str, NDArray[np.int64]]  # raw nanoseconds of every run, (runs,), by "ARM.LAUNCH"
+Clock = Callable[[], float]
+Times = NDArray[np.int64]  # raw nanoseconds of every run, (runs,)
+Samples = dict[str, Times]  # by "ARM.LAUNCH"
+
+_LONGEST_TURN = 0.1
+"""Seconds that a fast arm's turn may take beside a slow one's."""
+
+TAIL_RUNS = 1000
+"""Runs of an arm from which on its 99th percentile is told: ten beyond it at least."""
 
 
 @dataclass(frozen=True)
 class Plan:
     """How long to measure. Times in seconds."""
 
-    launches: int = 5
-    seconds: float = 1.5  # of alternation, each launch
-    warmup: float = 0.25  # at least, each arm
-    block: float = 0.015  # at least, each turn
-    fewest_runs: int = 6  # in each turn
+    budget: float = 30.0  # for everything: launching, warming up, alternating
+    looks: tuple[float, ...] = (0.5, 0.75)  # shares of the budget after which gates may be decided; the end is one too
+    fewest: int = 8  # launches before anything is decided early: of fewer, the end says more than an early look
+    most: int = 1000  # launches
+    launch: float = 1.0  # of alternation, each launch
+    warmup: float = 0.1  # at least, each arm
+    block: float = 0.005  # at least, each turn
 
 
 @dataclass(frozen=True)
@@ -52,19 +67,59 @@ class Arm:
     runs: int
     p50: float
     p90: float
-    p99: float | None  # None with fewer than 1,000 runs: ten beyond the percentile at least
+    p99: float | None  # None with fewer than `TAIL_RUNS` runs
     memory: int
 
 
 @dataclass(frozen=True)
 class Latency:
-    """One batch size. `ratios` holds, for every arm but the first, its latency over the first one's."""
+    """One batch size. `ratios` holds, for every arm but the first, its median latency over the first one's.
+
+    `tails` holds the same of the 99th percentiles, where there are runs enough. Their intervals are at 1 - `alpha`.
+    Where an engine died, `failure` says how, and there are no ratios: what was measured until then is no evidence.
+    """
 
     batch_size: int
     arms: dict[str, Arm]
     ratios: dict[str, Measurement]
+    tails: dict[str, Measurement]
     launches: int
     rounds: int
+    seconds: float  # that it took
+    looks: int
+    alpha: float
+    steadiness: Steadiness
+    failure: str | None = None
+
+
+@dataclass
+class _Launch:
+    """What one launch of all arms gave, so far: by arm, the runs of each turn."""
+
+    blocks: dict[str, list[Times]]
+    memory: dict[str, int] = field(default_factory=dict)
+    jumped: bool = False  # the clock did
+
+    def medians(self, name: str) -> NDArray[np.float64]:
+        return np.array([np.median(block) for block in self.blocks[name]])
+
+
+class _Looks:
+    """Looks at what was found so far, at stated shares of the budget; each spends its part of the error."""
+
+    def __init__(self, shares: Sequence[float], alpha: float) -> None:
+        self._ahead, self._alpha, self._spent = sorted(shares), alpha, 0.0
+        self.taken = 0
+
+    def due(self, share: float) -> bool:
+        return bool(self._ahead) and share >= self._ahead[0]
+
+    def take(self, share: float) -> float:
+        """Look when a `share` of the budget is gone; returns what this look's intervals may miss."""
+        self._ahead = [later for later in self._ahead if later > share]
+        self.taken += 1
+        before, self._spent = self._spent, stats.spent(share, self._alpha)
+        return self._spent - before
 
 
 def measure(
@@ -73,87 +128,221 @@ def measure(
     *,
     batch_size: int,
     plan: Plan | None = None,
+    alpha: float = stats.ALPHA,
+    decided: Callable[[Latency], bool] | None = None,
+    cpus: Sequence[int] = (),
     advance: Advance | None = None,
+    clock: Clock = perf_counter,
 ) -> tuple[Latency, Samples]:
-    """Measure the arms against the first of them; also the raw samples. `advance(1)` is called after each launch."""
+    """Measure the arms against the first of them; also the raw samples.
+
+    Args:
+        alpha: what the intervals of each ratio may miss, over all looks together.
+        decided: whether what was found so far settles every gate; without it the budget is used up.
+        cpus: those that the arms are pinned to, to tell what else ran on them.
+        advance: called after each launch with the seconds that it took.
+
+    Raises:
+        EngineError: an engine can't be opened. One that dies later is told in `Latency.failure`.
+    """
     plan = plan or Plan()
-    first = next(iter(arms))
-    samples: Samples = {}
-    memory = dict.fromkeys(arms, 0)
-    logs: dict[str, list[float]] = {name: [] for name in arms if name != first}
-    rounds = 0
-    random = Random(0)
-    for launch in range(plan.launches):
-        with ExitStack() as stack:
-            engines: dict[str, Engine] = {}
-            for name in random.sample(list(arms), len(arms)):
-                engines[name] = stack.enter_context(closing(arms[name]()))
-            for engine in engines.values():  # they load side by side, and only then is anything paused
-                engine.ready()
-            for engine in engines.values():
-                engine.pause()
-            runs = {name: _warm_up(engine, inputs, plan) for name, engine in engines.items()}
-            blocks = _alternate(engines, inputs, runs, plan.seconds, random)
-            for name, engine in engines.items():
-                engine.resume()
-                memory[name] = max(memory[name], engine.peak_memory())
-                samples[f"{name}.{launch}"] = np.concatenate(blocks[name])
-        medians = {name: np.array([np.median(block) for block in taken]) for name, taken in blocks.items()}
-        for name, log in logs.items():
-            log.append(float(np.median(np.log(medians[name] / medians[first]))))
-        rounds += len(medians[first])
-        if advance:
-            advance(1)
-    found = Latency(
-        batch_size,
-        {name: _arm(name, samples, memory[name]) for name in arms},
-        {name: _ratio(log) for name, log in logs.items()},
-        plan.launches,
-        rounds,
-    )
-    return found, samples
-
-
-def _warm_up(engine: Engine, inputs: Arrays, plan: Plan) -> int:
-    """Run until the times settle; returns how many runs make a block of `plan.block` seconds."""
-    engine.resume()
-    start, last = perf_counter(), math.inf
+    launches: list[_Launch] = []
+    looks = _Looks(plan.looks if decided else (), alpha)
+    watch, random = steadiness.Watch(cpus), Random(0)
+    begun, alternation, overhead, failure = clock(), plan.launch, 0.0, None
     while True:
-        median = float(np.median(engine.time(inputs, plan.fewest_runs)))
-        elapsed = perf_counter() - start
-        if elapsed > 8 * plan.warmup or (elapsed > plan.warmup and abs(median - last) < 0.05 * last):
+        start = clock()
+        launch = _Launch({name: [] for name in arms})
+        try:
+            _conduct(launch, arms, inputs, replace(plan, launch=alternation), random, watch, clock)
+        except EngineError as error:
+            if not launches and not any(launch.blocks.values()):
+                raise
+            failure = error.message
+        launches.append(launch)
+        now = clock()
+        overhead = max(overhead, now - start - alternation)
+        if advance:
+            advance(now - start)
+        elapsed = now - begun
+        alternation = min(plan.launch, plan.budget - elapsed - overhead)  # the last launch may have half of it
+        over = failure is not None or len(launches) >= plan.most or alternation < plan.launch / 2
+        share = 1.0 if over else elapsed / plan.budget
+        enough = sum(not one.jumped for one in launches) >= plan.fewest
+        if not over and not (enough and looks.due(share)):
+            continue
+        level = looks.take(share)
+        found = _summary(batch_size, arms, launches, level, watch, failure, elapsed, looks.taken)
+        if over or (decided and decided(found)):
+            samples = {
+                f"{name}.{at}": np.concatenate(blocks)
+                for at, one in enumerate(launches)
+                for name, blocks in one.blocks.items()
+                if blocks
+            }
+            return found, samples
+
+
+def _conduct(
+    launch: _Launch,
+    arms: Mapping[str, Open],
+    inputs: Arrays,
+    plan: Plan,
+    random: Random,
+    watch: steadiness.Watch,
+    clock: Clock,
+) -> None:
+    """Launch all arms, warm them up and let them alternate; what they took goes into `launch` as it comes."""
+    with ExitStack() as stack:
+        engines: dict[str, Engine] = {}
+        for name in random.sample(list(arms), len(arms)):
+            engines[name] = stack.enter_context(closing(arms[name]()))
+        for engine in engines.values():  # they load side by side, and only then is anything paused
+            engine.ready()
+        watch.timer(max(engine.timer() for engine in engines.values()))
+        for engine in engines.values():
+            engine.pause()
+        medians = {name: _warm_up(engine, inputs, plan, clock) for name, engine in engines.items()}
+        # Turns of one length for all: the machine's short spells then weigh as much in a fast arm as in a slow one.
+        turn = max(plan.block, min(_LONGEST_TURN, max(medians.values()) / 1e9))
+        runs = {name: _runs(median, turn) for name, median in medians.items()}
+        with watch.over(engines.values()):
+            _alternate(launch, engines, inputs, runs, plan.launch, random, clock)
+        for name, engine in engines.items():
+            engine.resume()
+            launch.memory[name] = engine.peak_memory()
+
+
+def _warm_up(engine: Engine, inputs: Arrays, plan: Plan, clock: Clock) -> float:
+    """Run until the times settle; returns the nanoseconds that a run takes then."""
+    engine.resume()
+    start, last, runs = clock(), math.inf, 3
+    while True:
+        median = float(np.median(engine.time(inputs, runs)))
+        elapsed = clock() - start
+        # Cold, a process gets faster from run to run; one that only got slower has settled, on a machine that has not.
+        if elapsed > 8 * plan.warmup or (elapsed > plan.warmup and median > 0.95 * last):
             break
         last = median
+        runs = _runs(median, plan.warmup / 4)
     engine.pause()
-    return min(200, max(plan.fewest_runs, math.ceil(plan.block * 1e9 / median)))
+    return median
+
+
+def _runs(median: float, seconds: float) -> int:
+    """How many runs of `median` nanoseconds come nearest to so many seconds; one at least."""
+    return min(200, max(1, round(seconds * 1e9 / max(median, 1.0))))
 
 
 def _alternate(
-    engines: Mapping[str, Engine], inputs: Arrays, runs: Mapping[str, int], seconds: float, random: Random
-) -> dict[str, list[NDArray[np.int64]]]:
-    """Blocks of raw nanoseconds for each arm, as many for one as for the others: an even number, four at least."""
-    blocks: dict[str, list[NDArray[np.int64]]] = {name: [] for name in engines}
+    launch: _Launch,
+    engines: Mapping[str, Engine],
+    inputs: Arrays,
+    runs: Mapping[str, int],
+    seconds: float,
+    random: Random,
+    clock: Clock,
+) -> None:
+    """Turns of every arm, as many for one as for the others: an even number, four at least."""
     order = list(engines)
-    deadline = perf_counter() + seconds
+    # The first run after the others finds cold caches. Turns of several runs leave it out; where a turn is a run or two
+    # of some arm, which then takes longer than filling a cache does, it is what there is. One rule for all arms.
+    extra = 1 if min(runs.values()) > 2 else 0
+    deadline = clock() + seconds
     done = 0
-    while done < 4 or done % 2 or perf_counter() < deadline:
+    while done < 4 or done % 2 or clock() < deadline:
         order = order[::-1] if done % 2 else random.sample(order, len(order))
         for name in order:
-            engines[name].resume()
-            blocks[name].append(engines[name].time(inputs, runs[name] + 1)[1:])
-            engines[name].pause()
+            engine = engines[name]
+            engine.resume()
+            start = clock()
+            times = engine.time(inputs, runs[name] + extra)
+            elapsed = clock() - start
+            engine.pause()
+            # Two clocks, the worker's and ours: runs that take no time, or more than we waited for, did not happen so.
+            launch.jumped |= bool(times.min() <= 0) or float(times.sum()) / 1e9 > 1.5 * elapsed + 0.05
+            launch.blocks[name].append(times[extra:])
         done += 1
-    return blocks
 
 
-def _ratio(logs: list[float]) -> Measurement:
-    return Measurement(*(math.exp(value) for value in stats.mean_interval(logs)))
+def _summary(
+    batch_size: int,
+    arms: Mapping[str, Open],
+    launches: Sequence[_Launch],
+    alpha: float,
+    watch: steadiness.Watch,
+    failure: str | None,
+    seconds: float,
+    looks: int,
+) -> Latency:
+    """What the launches come to. Those in which the clock jumped count for nothing."""
+    whole = [launch for launch in launches if not launch.jumped and len(launch.memory) == len(arms)]
+    jumped = sum(launch.jumped for launch in launches)
+    first, *others = arms
+    found = {name: _arm(name, whole) for name in arms} if whole else {}
+    ratios, tails = {}, {}
+    if whole and failure is None:
+        for name in others:
+            logs = [float(np.median(np.log(one.medians(name) / one.medians(first)))) for one in whole]
+            ratios[name] = stats.ratio(logs, _mean, alpha, resamples=10_000)
+            if found[name].p99 is not None and found[first].p99 is not None:
+                pairs = list(zip(_upper(name, whole), _upper(first, whole), strict=True))
+                tails[name] = stats.ratio(pairs, _tail_log_ratio, alpha, resamples=1_000)
+    if not whole and failure is None:
+        failure = "the clock jumped in every launch"
+    return Latency(
+        batch_size=batch_size,
+        arms=found,
+        ratios=ratios,
+        tails=tails,
+        launches=len(whole),
+        rounds=sum(len(launch.blocks[first]) for launch in whole),
+        seconds=round(seconds, 2),
+        looks=looks,
+        alpha=alpha,
+        steadiness=watch.found([float(np.median(launch.medians(first))) for launch in whole], jumped),
+        failure=failure,
+    )
 
 
-def _arm(name: str, samples: Samples, memory: int) -> Arm:
-    taken = np.concatenate([times for key, times in samples.items() if key.rpartition(".")[0] == name])
+def _mean(logs: Sequence[float]) -> float:
+    return sum(logs) / len(logs)
+
+
+def _upper(name: str, launches: Sequence[_Launch]) -> list[tuple[Times, int]]:
+    """Of each launch, the runs among which the 99th percentile of any choice of launches is, and how many took less.
+
+    Resampling all runs, of a model of some microseconds, would take longer than the budget.
+    """
+    taken = [np.concatenate(launch.blocks[name]) for launch in launches]
+    least = min(np.percentile(times, 95) for times in taken)
+    return [(times[times >= least], int((times < least).sum())) for times in taken]
+
+
+def _tail_log_ratio(pairs: Sequence[tuple[tuple[Times, int], tuple[Times, int]]]) -> float:
+    tops, bottoms = (_p99(side) for side in zip(*pairs, strict=True))
+    return math.log(tops / bottoms)
+
+
+def _p99(launches: Sequence[tuple[Times, int]]) -> float:
+    upper, less = np.concatenate([times for times, _ in launches]), sum(count for _, count in launches)
+    rank = 0.99 * (less + len(upper) - 1) - less  # in `upper`, of which the least is 0
+    return float(np.quantile(upper, max(0.0, rank / max(1, len(upper) - 1))))
+
+
+def _arm(name: str, launches: Sequence[_Launch]) -> Arm:
+    taken = np.concatenate([block for launch in launches for block in launch.blocks[name]])
     p50, p90, p99 = (float(value) / 1e6 for value in np.percentile(taken, (50, 90, 99)))
-    return Arm(name, len(taken), p50, p90, p99 if len(taken) >= 1000 else None, memory)
+    memory = max(launch.memory[name] for launch in launches)
+    return Arm(name, len(taken), p50, p90, p99 if len(taken) >= TAIL_RUNS else None, memory)
+
+
+def notes(measured: Latency) -> list[str]:
+    """What a reader has to know of a measurement beside its numbers, a line each."""
+    where = f"Batch {measured.batch_size}"
+    fastest = min((arm.p50 for arm in measured.arms.values()), default=0.0)
+    found = [f"{where}: not measured, since it ended early: {measured.failure}"] if measured.failure else []
+    return found + [f"{where}: {note}" for note in measured.steadiness.notes(fastest)]
 
 
 def throughput(arm: Arm, batch_size: int) -> float:
@@ -161,6 +350,6 @@ def throughput(arm: Arm, batch_size: int) -> float:
     return 1e3 * batch_size / arm.p50
 
 
-def archive(measured: Mapping[int, Samples]) -> dict[str, NDArray[np.int64]]:
+def archive(measured: Mapping[int, Samples]) -> dict[str, Times]:
     """The samples of all batch sizes under the names of one file: `bN.ARM.LAUNCH`."""
     return {f"b{size}.{key}": times for size, samples in measured.items() for key, times in samples.items()}

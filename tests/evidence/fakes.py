@@ -1,4 +1,4 @@
-"""An engine without a runtime: for what evidence makes of an engine's answers."""
+"""An engine without a runtime, in a time of its own: for what evidence makes of an engine's answers."""
 
 from __future__ import annotations
 
@@ -10,19 +10,37 @@ import numpy as np
 from acdc_export.evidence.engine import Arrays
 
 
+class Clock:
+    """Seconds that pass only when an engine spends them."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
 class Fake:
-    """Answers `function(x)` as "logits"; takes `cost` (a function of the run's number) nanoseconds for each run."""
+    """Answers `function(x)` as "logits"; a run takes `cost` nanoseconds of `clock`, opening it `opening` seconds."""
 
     def __init__(
-        self, function: Callable[[np.ndarray], np.ndarray] = lambda x: x, cost: Callable[[], float] = lambda: 1e6
+        self,
+        function: Callable[[np.ndarray], np.ndarray] = lambda x: x,
+        cost: float | Callable[[], float] = 1e6,
+        *,
+        clock: Clock | None = None,
+        opening: float = 0.0,
+        memory: int = 1_000_000,
     ) -> None:
-        self.function, self.cost = function, cost
+        self.function, self.cost, self.memory = function, cost, memory
+        self.clock = clock or Clock()
+        self.clock.now += opening
         self.batches: list[int] = []
-        self.log: list[str] = []
+        self.busy = 0.0
         self.closed = False
 
     def ready(self) -> None:
-        self.log.append("ready")
+        pass
 
     def info(self) -> dict[str, Any]:
         return {"runtime": "fake", "version": "1"}
@@ -32,16 +50,28 @@ class Fake:
         return {"logits": self.function(inputs["x"])}
 
     def time(self, inputs: Arrays, repeats: int) -> np.ndarray:
-        return np.array([self.cost() for _ in range(repeats)], dtype=np.int64)
+        return np.array([self._once() for _ in range(repeats)], dtype=np.int64)
+
+    def _once(self) -> float:
+        cost = self.cost() if callable(self.cost) else self.cost
+        self.clock.now += cost / 1e9
+        self.busy += cost / 1e9
+        return cost
 
     def peak_memory(self) -> int:
-        return 1_000_000
+        return self.memory
+
+    def timer(self) -> float:
+        return 30.0
+
+    def cpu_seconds(self) -> float:
+        return self.busy
 
     def pause(self) -> None:
-        self.log.append("pause")
+        pass
 
     def resume(self) -> None:
-        self.log.append("resume")
+        pass
 
     def close(self) -> None:
         self.closed = True

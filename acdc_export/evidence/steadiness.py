@@ -1,0 +1,85 @@
+"""How steady the machine was while something was measured on it, in numbers that a reader can act on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from time import perf_counter, process_time
+
+from .. import machine
+from .engine import Engine
+
+DRIFT, STEAL, OTHERS, TIMER = 1.25, 0.01, 0.1, 0.01
+"""From where on a note is worth its line: p50 between launches, share of time stolen, cores, share of a run."""
+
+
+@dataclass(frozen=True)
+class Steadiness:
+    """What the machine did beside the measurement. None where the system doesn't tell."""
+
+    drift: float  # the slowest launch of the first arm over its fastest, by p50
+    steal: float | None  # share of the cores' time that the hypervisor gave to others
+    others: float | None  # cores' worth of time that other processes took on the cores measured on
+    timer: float  # nanoseconds from one reading of the workers' clock to the next
+    jumps: int  # launches that were left out, since the clock jumped in them
+
+    def notes(self, p50: float) -> list[str]:
+        """What was unsteady, a line each; `p50` in milliseconds is the fastest arm's."""
+        found = []
+        if self.drift > DRIFT:
+            found.append(f"milliseconds drifted: the slowest launch took {self.drift:.2f}x as long as the fastest.")
+        if self.steal is not None and self.steal > STEAL:
+            found.append(f"the hypervisor took {100 * self.steal:.1f} % of the cores' time (steal).")
+        if self.others is not None and self.others > OTHERS:
+            found.append(f"other processes kept {self.others:.2f} of the cores measured on busy.")
+        if p50 and self.timer > TIMER * p50 * 1e6:
+            found.append(f"the clock is coarse: a reading takes {self.timer:.0f} ns, a run {1e6 * p50:.0f} ns.")
+        if self.jumps:
+            found.append(f"the clock jumped in {self.jumps} of the launches, which were left out.")
+        return found
+
+
+class Watch:
+    """Watches the cores while engines alternate on them, launch after launch."""
+
+    def __init__(self, cpus: Sequence[int]) -> None:
+        self._cpus = cpus
+        self._timer = self._stolen = self._busy = self._own = self._seconds = 0.0
+        self._told = bool(cpus)
+
+    def timer(self, nanoseconds: float) -> None:
+        """Note how far apart two readings of a worker's clock are."""
+        self._timer = max(self._timer, nanoseconds)
+
+    @contextmanager
+    def over(self, engines: Iterable[Engine]) -> Iterator[None]:
+        """Watch while the block runs; what it and `engines` take is their own, and the rest is somebody else's."""
+        engines = list(engines)
+        before, own = machine.core_times(self._cpus), _taken(engines)
+        start = perf_counter()
+        yield
+        after = machine.core_times(self._cpus)
+        if before is None or after is None:
+            self._told = False
+            return
+        self._own += _taken(engines) - own
+        self._busy += after.busy - before.busy
+        self._stolen += after.stolen - before.stolen
+        self._seconds += perf_counter() - start
+
+    def found(self, medians: Sequence[float], jumps: int) -> Steadiness:
+        """What was seen so far; `medians` of the first arm, one a launch."""
+        told = self._told and self._seconds > 0
+        return Steadiness(
+            drift=max(medians) / min(medians) if medians else 1.0,
+            steal=self._stolen / (self._seconds * len(self._cpus)) if told else None,
+            others=max(0.0, self._busy - self._own) / self._seconds if told else None,
+            timer=self._timer,
+            jumps=jumps,
+        )
+
+
+def _taken(engines: Iterable[Engine]) -> float:
+    """Processor seconds that the engines and this process have used so far."""
+    return process_time() + sum(engine.cpu_seconds() for engine in engines)
