@@ -17,8 +17,9 @@ import sys
 import time
 from pathlib import Path
 
-PROTOCOL = 1
+PROTOCOL = 2
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
+READINGS = 4000  # of the clock at a time, for `timer`: under a millisecond
 
 
 def main(folder):
@@ -75,7 +76,7 @@ class Served:
         self.model = None
 
     def answer(self, call, arguments):
-        if call not in ("hello", "load", "info", "run", "time", "memory", "close"):
+        if call not in ("hello", "load", "info", "run", "time", "timer", "memory", "close"):
             raise ValueError(f"unknown call {call!r}")
         return getattr(self, call)(**arguments)
 
@@ -122,6 +123,14 @@ class Served:
         finally:
             gc.enable()
         return nanoseconds
+
+    def timer(self):
+        clock = time.perf_counter_ns
+        steps = []
+        while not steps:  # a coarse clock may stand still for all of the readings
+            readings = [clock() for _ in range(READINGS)]
+            steps = [later - earlier for earlier, later in zip(readings, readings[1:]) if later > earlier]
+        return sorted(steps)[len(steps) // 2]
 
     def memory(self):
         for line in Path("/proc/self/status").read_text().splitlines():

@@ -2,6 +2,7 @@
 
 from .environment import Environment, Status, ensure, status
 from .home import home
+from .seat import Seat
 from .worker import Timeouts, Worker, open_engine
 
-__all__ = ["Environment", "Status", "Timeouts", "Worker", "ensure", "home", "open_engine", "status"]
+__all__ = ["Environment", "Seat", "Status", "Timeouts", "Worker", "ensure", "home", "open_engine", "status"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import hashlib
 import json
 import operator
 import os
@@ -25,8 +24,9 @@ from ..config import Runtime, Target
 from ..errors import RuntimeUnavailable
 from ..files import new_folder, output_errors, write_json
 from ..progress import SILENT, Progress
-from . import licenses
+from . import licenses, recipe
 from .home import home
+from .recipe import Recipe
 
 SCHEMA_VERSION = 1
 RECORD = "environment.json"
@@ -43,6 +43,9 @@ _OFFLINE = re.compile(
 )
 _BUILDING = "building"
 _ELSEWHERE = "with ACDC_EXPORT_HOME"
+_BASELINE = "compare with a stored baseline instead: `acdc-export check NEW --baseline FILE`."
+"""What is left to whoever can't have the versions that a bundle has locked."""
+
 _FULL = re.compile(r"\[Errno 28\]|No space left on device|\[Errno 122\]|Disk quota exceeded")
 
 
@@ -70,6 +73,7 @@ def ensure(
     accept_licenses: frozenset[str] = frozenset(),
     progress: Progress = SILENT,
     ask: Callable[[str], bool] | None = None,
+    locked: dict[str, str] | None = None,
 ) -> Environment:
     """The environment of the target's runtime, installed if it isn't yet.
 
@@ -79,30 +83,34 @@ def ensure(
     Args:
         accept_licenses: names of runtimes whose licenses are accepted; see `licenses.require`.
         ask: shows a notice and returns whether its license is accepted; None where nobody can be asked.
+        locked: versions by distribution that it has to hold, these and no others, as a bundle records them; None
+            takes what the target's requirements.txt leads to.
 
     Raises:
         RuntimeUnavailable: the wrong machine, no Python that it supports, a license that wasn't accepted, or
-            an installation that failed (no network, most often).
+            an installation that failed (no network, most often) or came out other than `locked`.
+        UsageError: something in `locked` is no version of a distribution.
         OutputError: the home folder can't be written, or the disk is full.
     """
     runtime = target.runtime
     _check_machine(runtime)
-    found = _find(target)
+    asked = _recipe(target, locked)
+    found = _find(asked)
     if found is None:
         python, minor = _interpreter(runtime)  # before the license: nobody reads one for nothing
     licenses.require(target, accept_licenses, ask)
     if found is not None:
         return found
-    folder = _folder(target, minor)
-    with _alone(folder, lambda: progress.say(f"Waiting for another process that installs {runtime.name}.")):
-        return _find(target) or _build(target, python, folder, progress)
+    folder = _folder(asked, minor)
+    with _alone(folder, lambda: progress.say(f"Waiting for another process that installs {asked.title}.")):
+        return _find(asked) or _build(asked, python, folder, progress)
 
 
 def status(target: Target) -> Status:
     """What `ensure` would find, without installing or asking anything; takes well under a second."""
     try:
         _check_machine(target.runtime)
-        if found := _find(target):
+        if found := _find(recipe.ordinary(target)):
             return Status("installed", f"in {found.folder}")
         _interpreter(target.runtime)
     except RuntimeUnavailable as error:
@@ -136,17 +144,25 @@ def _preferred(runtime: Runtime) -> list[int]:
     return sorted(supported_minors(runtime.python), key=lambda minor: (minor != own, -minor))
 
 
-def _folder(target: Target, minor: int) -> Path:
-    """Where the environment is kept. Its name changes with whatever would make it another one."""
-    made_from = f"{target.requirements.read_text(encoding='utf-8')}\n3.{minor} {platform.machine()}"
-    digest = hashlib.sha256(made_from.encode()).hexdigest()[:10]
-    return home() / "environments" / f"{target.runtime.name}-{digest}"
+def _recipe(target: Target, locked: dict[str, str] | None) -> Recipe:
+    """What is to be installed. Versions that are locked need no environment of their own where the ordinary one,
+    as it is installed, has them."""
+    ordinary = recipe.ordinary(target)
+    if locked is None:
+        return ordinary
+    exact = recipe.exact(target, locked)
+    found = _find(ordinary)
+    return ordinary if found is not None and not exact.differences(found.locked) else exact
 
 
-def _find(target: Target) -> Environment | None:
+def _folder(asked: Recipe, minor: int) -> Path:
+    return home() / "environments" / asked.folder_name(minor)
+
+
+def _find(asked: Recipe) -> Environment | None:
     """The environment, if it is installed and whole."""
-    candidates = (_read(_folder(target, minor)) for minor in _preferred(target.runtime))
-    return next((environment for environment in candidates if environment is not None), None)
+    candidates = (_read(_folder(asked, minor)) for minor in _preferred(asked.target.runtime))
+    return next((found for found in candidates if found is not None and not asked.differences(found.locked)), None)
 
 
 def _read(folder: Path) -> Environment | None:
@@ -242,15 +258,14 @@ def _alone(folder: Path, on_wait: Callable[[], None]) -> Iterator[None]:
         yield
 
 
-def _build(target: Target, python: Path, folder: Path, progress: Progress) -> Environment:
+def _build(asked: Recipe, python: Path, folder: Path, progress: Progress) -> Environment:
     """Make the environment in a temporary sibling of `folder` and rename it."""
-    runtime = target.runtime
     with (
         new_folder(folder, RECORD, _ELSEWHERE) as temporary,
-        progress.task(f"Installing {runtime.name}", total=1.0) as advance,
+        progress.task(f"Installing {asked.title}", total=1.0) as advance,
     ):
         (temporary / _BUILDING).mkdir()
-        _run([python, "-I", "-m", "venv", temporary], target, temporary, lambda line: None)
+        _run([python, "-I", "-m", "venv", temporary], asked, temporary, lambda line: None)
         advance(0.1, "environment made")
         pip: list[str | Path] = [
             temporary / "bin" / "python",
@@ -260,7 +275,10 @@ def _build(target: Target, python: Path, folder: Path, progress: Progress) -> En
             "--no-input",
             "--disable-pip-version-check",
         ]
-        install = [*pip, "install", "--progress-bar", "off", "-r", target.requirements.absolute()]
+        if asked.locked is not None and "setuptools" not in asked.locked:  # up to 3.11, venv brings it with pip
+            _run([*pip, "uninstall", "--yes", "setuptools"], asked, temporary, lambda line: None)
+        file = _requirements_file(asked, temporary / _BUILDING)
+        install = [*pip, "install", "--progress-bar", "off", *asked.options, "-r", file]
         done = 0.1
 
         def follow(line: str) -> None:
@@ -274,26 +292,40 @@ def _build(target: Target, python: Path, folder: Path, progress: Progress) -> En
                 advance((0.8 - done) * 0.1, Path(step[2]).name)
                 done += (0.8 - done) * 0.1
 
-        _run(install, target, temporary, follow)
+        _run(install, asked, temporary, follow)
         advance(0.95 - done, "taking stock")
-        said = _run([*pip, "list", "--format", "json"], target, temporary, lambda line: None)
+        said = _run([*pip, "list", "--format", "json"], asked, temporary, lambda line: None)
         listed = json.loads(next(line for line in said if line.startswith("[{")))  # warnings may stand around it
         locked = {item["name"]: item["version"] for item in listed if item["name"] != "pip"}
+        if differences := asked.differences(locked):
+            raise RuntimeUnavailable(
+                f"{asked.title} came out as something else: {', '.join(differences)}.",
+                f"What pip installed was removed again; {_BASELINE}",
+            )
         record = {
             "schema_version": SCHEMA_VERSION,
-            "runtime": runtime.name,
+            "runtime": asked.target.runtime.name,
             "interpreter": str(python),
-            "requirements": target.requirements.read_text(encoding="utf-8"),
+            "requirements": asked.requirements,
             "locked": locked,
         }
         write_json(temporary / RECORD, record)
         shutil.rmtree(temporary / _BUILDING)
         advance(0.05, "done")
-    progress.say(f"Installed {runtime.name} in {folder}.")
+    progress.say(f"Installed {asked.title} in {folder}.")
     return Environment(folder / "bin" / "python", locked, folder)
 
 
-def _run(command: Sequence[str | Path], target: Target, folder: Path, on_line: Callable[[str], None]) -> list[str]:
+def _requirements_file(asked: Recipe, folder: Path) -> Path:
+    """What pip reads: the target's own file, since its lines may name others beside it, or one in `folder`."""
+    if asked.locked is None:
+        return asked.target.requirements.absolute()
+    file = folder / "requirements.txt"
+    file.write_text(asked.requirements, encoding="utf-8")
+    return file
+
+
+def _run(command: Sequence[str | Path], asked: Recipe, folder: Path, on_line: Callable[[str], None]) -> list[str]:
     """Run a step of an installation and return the lines of its output; whatever happens, it has ended.
 
     Raises:
@@ -303,7 +335,7 @@ def _run(command: Sequence[str | Path], target: Target, folder: Path, on_line: C
     lines = []
     process = subprocess.Popen(
         [str(part) for part in command],
-        cwd=target.folder,  # where a requirement such as ./my.whl is looked for
+        cwd=asked.target.folder,  # where a requirement such as ./my.whl is looked for
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -328,24 +360,26 @@ def _run(command: Sequence[str | Path], target: Target, folder: Path, on_line: C
     # ensurepip hides what pip said; an environment needs some 20 MB before the runtime is in it.
     if any(_FULL.search(line) for line in lines) or shutil.disk_usage(folder).free < 1 << 20:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    raise _failure(target, lines)
+    raise _failure(asked, lines)
 
 
-def _failure(target: Target, lines: list[str]) -> RuntimeUnavailable:
+def _failure(asked: Recipe, lines: list[str]) -> RuntimeUnavailable:
     """What stopped an installation, out of all that pip has to say about it."""
     said = [line for line in lines if line.strip()]
     errors = [line.split(":", 1)[1].strip() for line in said if line.startswith("ERROR:")]
     reason = (errors or said or ["it ended without a word"])[-1]
-    name = target.runtime.name
     if any(_OFFLINE.search(line) for line in said):
-        return RuntimeUnavailable(
-            f"{name} could not be downloaded: {reason}",
-            "Check the network and pip's settings (index, proxy), then repeat the command; nothing was left behind.",
+        problem = f"{asked.title} could not be downloaded: {reason}"
+        remedy = (
+            "Check the network and pip's settings (index, proxy), then repeat the command; nothing was left behind."
         )
-    return RuntimeUnavailable(
-        f"{name} could not be installed: {reason}",
-        f"{target.requirements} names what is installed; `pip install -r` of it shows all that pip has to say.",
-    )
+        locked = f"Check the network and pip's settings (index, proxy), or {_BASELINE}"
+    else:
+        problem = f"{asked.title} could not be installed: {reason}"
+        file = asked.target.requirements
+        remedy = f"{file} names what is installed; `pip install -r` of it shows all that pip has to say."
+        locked = f"These versions may be gone from the index, or not be made for this Python; {_BASELINE}"
+    return RuntimeUnavailable(problem, remedy if asked.locked is None else locked)
 
 
 def _variables() -> dict[str, str]:

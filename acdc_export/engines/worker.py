@@ -29,7 +29,7 @@ from ..evidence.engine import Arrays
 from ..files import output_errors
 from .environment import Environment
 
-PROTOCOL = 1
+PROTOCOL = 2
 """What `targets/serve.py` has to answer to `hello`."""
 
 _MEMORY = Path("/dev/shm")
@@ -175,6 +175,20 @@ class Worker:
 
     def peak_memory(self) -> int:
         return int(self._call("memory", self._timeouts.short))
+
+    def timer(self) -> float:
+        return float(self._call("timer", self._timeouts.short))
+
+    def cpu_seconds(self) -> float:
+        self._check_open()
+        self.ready()
+        # Not asked of the worker: it is told of one that is paused, too, and answering would itself take time.
+        if _has_ended(self._process):
+            raise self._died("cpu_seconds")
+        try:
+            return _cpu_seconds(self.pid)
+        except (FileNotFoundError, ProcessLookupError):  # it ended just now, in a program that ignores SIGCHLD
+            raise self._died("cpu_seconds") from None
 
     def pause(self) -> None:
         self._signal("pause", signal.SIGSTOP)
@@ -330,6 +344,15 @@ def _has_ended(process: subprocess.Popen[bytes]) -> bool:
         return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
     except ChildProcessError:  # the program that we are part of ignores SIGCHLD
         return True
+
+
+def _cpu_seconds(pid: int) -> float:
+    """Processor time of all threads of a process, those that have ended included; the kernel counts in 10 ms."""
+    stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    # The second field is the program's name in parentheses, which may itself hold spaces and parentheses.
+    after_name = stat.rpartition(")")[2].split()
+    utime, stime = after_name[11:13]
+    return (int(utime) + int(stime)) / os.sysconf("SC_CLK_TCK")
 
 
 def _ends_within(process: subprocess.Popen[bytes], seconds: float) -> bool:

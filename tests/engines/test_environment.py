@@ -19,8 +19,8 @@ from pathlib import Path
 import pytest
 
 from acdc_export.config import License, Target
-from acdc_export.engines import ensure, environment, status
-from acdc_export.errors import OutputError, RuntimeUnavailable
+from acdc_export.engines import ensure, environment, recipe, status
+from acdc_export.errors import OutputError, RuntimeUnavailable, UsageError
 from acdc_export.progress import Advance, Progress
 
 Make = Callable[..., Target]
@@ -40,6 +40,7 @@ class Told(Progress):
 
     def __init__(self) -> None:
         self.said: list[str] = []
+        self.tasks: list[str] = []
         self.done = 0.0
 
     def say(self, text: str) -> None:
@@ -51,23 +52,24 @@ class Told(Progress):
             assert amount >= 0
             self.done += amount
 
+        self.tasks.append(description)
         yield advance
         assert self.done == pytest.approx(total)
 
 
-def make_wheel(folder: Path, name: str = "speck") -> str:
-    """A wheel made by hand, `name` 1.0 with one module; returns the file's name."""
-    info = f"{name}-1.0.dist-info"
+def make_wheel(folder: Path, name: str = "speck", version: str = "1.0", header: str = "") -> str:
+    """A wheel made by hand with one module, and a line of metadata more; returns the file's name."""
+    info = f"{name}-{version}.dist-info"
     files = {
         f"{name}.py": "FOUND = True\n",
-        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n",
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{header}\n",
         f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: hand\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
     }
     record = ""
     for path, content in files.items():
         digest = base64.urlsafe_b64encode(hashlib.sha256(content.encode()).digest()).rstrip(b"=").decode()
         record += f"{path},sha256={digest},{len(content)}\n"
-    file = f"{name}-1.0-py3-none-any.whl"
+    file = f"{name}-{version}-py3-none-any.whl"
     with zipfile.ZipFile(folder / file, "w") as wheel:
         for path, content in {**files, f"{info}/RECORD": f"{record}{info}/RECORD,,\n"}.items():
             wheel.writestr(path, content)
@@ -325,3 +327,163 @@ def test_interrupted_or_killed(
     fake_python("true")
     made = ensure(target)
     assert left_in(home) == [made.folder.name]
+
+
+class TestLocked:
+    """The versions that a bundle has locked, which today's requirements may no longer lead to."""
+
+    def test_just_these(self, make_target: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+        target = make_target(requirements="--no-index\n./speck-1.0-py3-none-any.whl\n")
+        make_wheel(target.folder)
+        make_wheel(target.folder, version="2.0", header="Requires-Dist: nowhere-to-be-found")
+        make_wheel(target.folder, "an_other", version="0.1.post1+local")
+        wanted = {"speck": "2.0", "an-other": "0.1.post1+local"}
+        told = Told()
+        made = ensure(target, locked=wanted, progress=told)
+        # By itself, venv would have put setuptools there, where Python is older than 3.12.
+        assert made.locked in (wanted, {"speck": "2.0", "an_other": "0.1.post1+local"})
+        assert told.tasks == ["Installing fake as it was locked"]
+        assert status(target).state == "installable"
+
+        ordinary = ensure(target)
+        assert ordinary.locked["speck"] == "1.0"
+        assert ordinary.folder != made.folder
+        assert ordinary.folder.parent == made.folder.parent
+
+        monkeypatch.setattr(environment, "_run", None)  # nothing is run to find them again
+        assert ensure(target, locked=wanted) == made
+        assert ensure(target, locked=dict(reversed(ordinary.locked.items()))) == ordinary
+        assert ensure(target) == ordinary
+
+    @pytest.mark.parametrize(
+        ("locked", "differences"),
+        [
+            ({"speck": "1.1"}, "speck is 1.0 and not 1.1"),
+            ({"speck": "1.0.0"}, "speck is 1.0 and not 1.0.0"),
+            ({"Grain": "3", "speck": "1.0"}, "grain 3 is missing"),
+            ({"grain": "3"}, "grain 3 is missing, speck 1.0 is there as well"),
+        ],
+    )
+    def test_anything_else_does_not_count(
+        self, home: Path, make_target: Make, fake_python: FakePython, locked: dict[str, str], differences: str
+    ) -> None:
+        made = fake_python("true")
+        ordinary = ensure(make_target())
+        with pytest.raises(RuntimeUnavailable) as caught:
+            ensure(make_target(), locked=locked)
+        assert made.read_text() == "made\n" * 2
+        assert caught.value.message == f"fake as it was locked came out as something else: {differences}."
+        assert "`acdc-export check NEW --baseline FILE`" in caught.value.remedy
+        assert left_in(home) == [ordinary.folder.name]
+
+    def test_what_pip_is_told(self, make_target: Make, fake_python: FakePython, tmp_path: Path) -> None:
+        told = tmp_path / "told"
+        fake_python(f"""echo "$*" > '{told}'; for file; do :; done; cat "$file" >> '{told}'""")
+        requirements = "speck<9\n--extra-index-url https://example.org/simple\n-e ./here\n-c other.txt\n  -f wheels\n"
+        ensure(make_target(requirements=requirements), locked={"Speck": "1.0"})
+        arguments, *lines = told.read_text().splitlines()
+        assert " --no-deps --find-links . -r " in arguments
+        assert lines == ["--extra-index-url https://example.org/simple", "  -f wheels", "Speck==1.0"]
+
+    def test_never_in_the_place_of_the_ordinary_one(self, make_target: Make) -> None:
+        target = make_target(requirements="speck==1.0\n")
+        ordinary, exact = recipe.ordinary(target), recipe.exact(target, {"speck": "1.0"})
+        assert ordinary.requirements == exact.requirements
+        assert ordinary.folder_name(11) != exact.folder_name(11)
+
+    def test_setuptools_goes_only_where_it_is_not_locked(
+        self, make_target: Make, fake_python: FakePython, tmp_path: Path
+    ) -> None:
+        told = tmp_path / "told"
+        told.touch()
+        fake_python("true")
+        inner = tmp_path / "inner"
+        inner.write_text(inner.read_text().replace("case", f"echo \"$*\" >> '{told}'\ncase", 1))
+        ensure(make_target())
+        assert "uninstall" not in told.read_text()
+        with pytest.raises(RuntimeUnavailable, match="setuptools 65 is missing"):
+            ensure(make_target(), locked={"speck": "1.0", "setuptools": "65"})
+        assert "uninstall" not in told.read_text()
+        ensure(make_target(requirements="other"), locked={"speck": "1.0"})
+        assert "uninstall --yes setuptools" in told.read_text()
+
+    @pytest.mark.parametrize(
+        ("said", "message"),
+        [
+            ("ERROR: No matching distribution found for speck==2.0", "could not be installed: No matching"),
+            (
+                "WARNING: connection broken by X\nERROR: No matching distribution",
+                "could not be downloaded: No matching",
+            ),
+        ],
+    )
+    def test_a_baseline_is_what_is_left(
+        self, home: Path, make_target: Make, fake_python: FakePython, said: str, message: str
+    ) -> None:
+        fake_python(f"echo '{said}'; exit 1")
+        with pytest.raises(RuntimeUnavailable, match=f"fake as it was locked {message}") as caught:
+            ensure(make_target(), locked={"speck": "2.0"})
+        assert "`acdc-export check NEW --baseline FILE`" in caught.value.remedy
+        assert len(str(caught.value).splitlines()) == 2
+        assert left_in(home) == []
+
+    def test_a_record_that_was_changed_is_not_believed(self, make_target: Make, fake_python: FakePython) -> None:
+        made = fake_python("true")
+        first = ensure(make_target(), locked={"speck": "1.0"})
+        record = first.folder / "environment.json"
+        record.write_text(record.read_text().replace('"1.0"', '"1.1"'))
+        assert ensure(make_target(), locked={"speck": "1.0"}) == first
+        assert made.read_text() == "made\n" * 2
+
+    def test_the_license_is_asked_for_as_ever(
+        self, make_target: Make, fake_python: FakePython, community: License
+    ) -> None:
+        made = fake_python("true")
+        with pytest.raises(RuntimeUnavailable, match="--accept-license fake"):
+            ensure(make_target(license=community), locked={"speck": "1.0"})
+        assert made.read_text() == ""
+        assert ensure(make_target(license=community), locked={"speck": "1.0"}, ask=lambda notice: True).locked
+
+    @pytest.mark.parametrize(
+        "locked",
+        [
+            {"-r": "1.0"},
+            {"--index-url": "1.0"},
+            {"speck\n--index-url https://example.org\nspeck": "1.0"},
+            {"speck @ https://example.org/speck.whl": "1.0"},
+            {"speck[all]": "1.0"},
+            {"./speck": "1.0"},
+            {"fleck-": "1.0"},
+            {"ſpeck": "1.0"},
+            {"": "1.0"},
+            {"speck": ""},
+            {"speck": "1.0\n"},
+            {"speck": "1.*"},
+            {"speck": ">=1.0"},
+            {"speck": "1.0,<2"},
+            {"speck": "1.0 ; python_version > '3'"},
+            {"speck": "1.0 --hash=sha256:00"},
+            {"speck": "1.0 -r other.txt"},
+            {"speck": "file:///speck"},
+            {"speck": "١"},
+            {"speck": "1.0", "good": "2", "bad\x1b[2J": "3" * 10_000},
+            {"speck": "1.0", "SPECK": "1.0"},
+            {},
+        ],
+    )
+    def test_what_is_no_version_of_a_distribution(
+        self, home: Path, make_target: Make, fake_python: FakePython, locked: dict[str, str]
+    ) -> None:
+        made = fake_python("true")
+        with pytest.raises(UsageError, match="fake can't be installed in the versions") as caught:
+            ensure(make_target(), locked=locked)
+        assert len(str(caught.value).splitlines()) == 2
+        assert str(caught.value).replace("\n", "").isprintable()
+        assert len(str(caught.value)) < 500
+        assert made.read_text() == ""
+
+    @pytest.mark.parametrize(
+        "version", ["1", "1!2.0", "2026.10.18", "1.0rc1.post2.dev3", "2.1.0+cu118.x_y", "0+unknown"]
+    )
+    def test_versions_as_pip_lists_them(self, make_target: Make, version: str) -> None:
+        assert f"PyYAML=={version}\n" in recipe.exact(make_target(), {"PyYAML": version}).requirements

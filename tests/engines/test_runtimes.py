@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,8 @@ def test_times(engine: Worker, model: Model) -> None:
     assert (times.shape, times.dtype) == ((5,), np.int64)
     assert (times > 0).all()
     assert engine.peak_memory() > 2**20
+    assert 1 <= engine.timer() < 1e6
+    assert engine.cpu_seconds() > 0
 
 
 def test_goes_on_after_a_pause(engine: Worker, model: Model) -> None:
@@ -126,6 +129,15 @@ def test_says_what_it_is(engine: Worker, runtime: tuple[Target, Environment]) ->
     if target.name == "cpu":
         assert info["instruction_set"].startswith(("avx", "neon", "sve"))
         assert info["supported_ops"] == 1.0
+
+
+def test_imports_no_setuptools(runtime: tuple[Target, Environment]) -> None:
+    target, environment = runtime
+    check = f"import sys, {target.runtime.name}; sys.exit('setuptools' in sys.modules)"
+    done = subprocess.run(
+        [environment.python, "-I", "-B", "-c", check], env={**os.environ, **target.runtime.variables}, check=False
+    )
+    assert done.returncode == 0
 
 
 def test_wrong_inputs_are_refused(engine: Worker, model: Model) -> None:

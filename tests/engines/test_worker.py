@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import importlib.util
 import os
 import pickle
 import signal
@@ -12,11 +13,13 @@ import textwrap
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from acdc_export import resources
 from acdc_export.config import Target
 from acdc_export.engines import Environment, Timeouts, Worker, open_engine, worker
 from acdc_export.errors import EngineDied, EngineTimeout, ModelRefused, RuntimeUnavailable, UsageError
@@ -63,6 +66,80 @@ def test_answers(start: Callable[..., Worker]) -> None:
         assert (times >= 0).all()
         assert engine.time(X, 0).shape == (0,)
         assert engine.peak_memory() > 2**20
+
+
+def test_the_step_of_the_clock(start: Callable[..., Worker]) -> None:
+    with start() as engine:
+        step = engine.timer()
+    assert isinstance(step, float)
+    assert 1 <= step < 1e6
+
+
+@pytest.mark.parametrize(
+    ("readings", "step"),
+    [
+        (lambda count: 30 * count, 30),
+        (lambda count: count // 100 * 1000, 1000),  # coarse: most readings are the same as the one before
+        (lambda count: count // 9000 * 4_000_000, 4_000_000),  # so coarse that it moves once in 9000 of them
+        (lambda count: 30 * count - 10**9 * (count > 1000), 30),  # set back once
+        (lambda count: 30 * count + 10**9 * (count > 1000), 30),  # interrupted once
+    ],
+)
+def test_the_step_of_a_clock_that_is_odd(
+    monkeypatch: pytest.MonkeyPatch, readings: Callable[[int], int], step: int
+) -> None:
+    spec = importlib.util.spec_from_file_location("serve", resources.root("targets") / "serve.py")
+    assert spec is not None
+    assert spec.loader is not None
+    serve = importlib.util.module_from_spec(spec)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # the wheel carries what lies there
+    spec.loader.exec_module(serve)
+    counts = iter(range(100_000))
+    monkeypatch.setattr(serve, "time", SimpleNamespace(perf_counter_ns=lambda: readings(next(counts))))
+    assert serve.Served(Path()).timer() == step
+
+
+def test_processor_time(start: Callable[..., Worker]) -> None:
+    # In a thread that has ended, of a process with an awkward name.
+    top = """
+import ctypes, threading
+ctypes.CDLL(None).prctl(15, b'a) R 1 (b c', 0, 0, 0)
+def burn():
+    until = time.thread_time() + 0.3
+    while time.thread_time() < until:
+        pass
+"""
+    run = "thread = threading.Thread(target=burn); thread.start(); thread.join()"
+    with start(top=top, run=run) as engine:
+        assert ") R 1 (" in Path(f"/proc/{engine.pid}/stat").read_text()
+        before, began = engine.cpu_seconds(), time.perf_counter()
+        engine.run(X)
+        engine.pause()
+        after, wall = engine.cpu_seconds(), time.perf_counter() - began
+        assert 0.27 < after - before < wall + 0.1
+        time.sleep(0.1)
+        assert engine.cpu_seconds() == after
+
+
+def test_processor_time_of_one_that_loads(start: Callable[..., Worker], make_target: Make, here: Environment) -> None:
+    target = make_target(
+        load="time.sleep(0.3); end = time.process_time() + 0.2\n    while time.process_time() < end: pass"
+    )
+    with open_engine(target, here, MODEL, batch_size=1, threads=1, wait=False) as engine:
+        assert engine.cpu_seconds() > 0.18
+
+
+def test_processor_time_of_one_that_ended(start: Callable[..., Worker], monkeypatch: pytest.MonkeyPatch) -> None:
+    with start(Timeouts(close=0.3), run="os.kill(os.getpid(), signal.SIGSEGV)") as engine:
+        with pytest.raises(EngineDied):
+            engine.run(X)
+        with pytest.raises(EngineDied, match=r"died in `cpu_seconds` \(SIGSEGV\)"):
+            engine.cpu_seconds()
+        monkeypatch.setattr(worker, "_has_ended", lambda process: False)  # it will have, a moment later
+        with pytest.raises(EngineDied, match=r"died in `cpu_seconds` \(SIGSEGV\)"):
+            engine.cpu_seconds()
+    with pytest.raises(EngineDied, match="was closed"):
+        engine.cpu_seconds()
 
 
 def test_names_and_layouts_of_arrays_do_not_matter(start: Callable[..., Worker]) -> None:

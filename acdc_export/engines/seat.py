@@ -1,0 +1,25 @@
+"""A target that can run here: its definition and its interpreter."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..config import Target
+from .environment import Environment
+from .worker import Worker, open_engine
+
+
+@dataclass(frozen=True)
+class Seat:
+    """A target that can run here: its definition and its interpreter."""
+
+    target: Target
+    environment: Environment
+
+    def open(self, model: Path, *, batch_size: int, cpus: Sequence[int], wait: bool = True) -> Worker:
+        """Load a model with a thread on each of `cpus`; as `open_engine`, which tells what it raises."""
+        return open_engine(
+            self.target, self.environment, model, batch_size=batch_size, threads=len(cpus), cpus=cpus, wait=wait
+        )
