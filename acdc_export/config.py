@@ -165,8 +165,7 @@ class Benchmark:
     batch_sizes: BatchSizes = (1, 16)
     gated_batch_size: Positive = 16
     controls: tuple[str, ...] = ()  # targets that serve the dense twin beside this one
-    launches: Annotated[int, Ge(2)] = 5  # of every process: the interval is over them
-    seconds: Annotated[float, Gt(0)] = 1.5  # of alternation, each launch and batch size
+    budget: Annotated[float, Gt(0)] = 30.0  # seconds of measuring at the gated batch size; half of it at each other
 
 
 @dataclass(frozen=True)

@@ -99,6 +99,10 @@ class Bundle:
         """The model file for a batch size."""
         return self.path / "model" / _model_name(self.manifest, batch_size)
 
+    def twin(self, batch_size: int) -> Path:
+        """The dense twin's file for a batch size, in the same form."""
+        return self.path / "evidence" / _model_name(self.manifest, batch_size).replace("model", "dense", 1)
+
     @property
     def golden_inputs(self) -> dict[str, NDArray[Any]]:
         return _group(self._golden, "input")

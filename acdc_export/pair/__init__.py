@@ -1,5 +1,6 @@
 """The pair: a sparse network and its dense twin from one training run, as a folder that needs no torch to read."""
 
+from .feeding import named
 from .record import FILES, HALVES, SCHEMA_VERSION, Half, LayerCount, PatternRecord, PhaseRecord, Record, TensorSpec
 from .store import Pair, Reference, check_place, write
 
@@ -16,5 +17,6 @@ __all__ = [
     "Reference",
     "TensorSpec",
     "check_place",
+    "named",
     "write",
 ]

@@ -11,6 +11,7 @@ from .record import (
     StepRow,
     Structure,
     TargetFacts,
+    plain_json,
     to_json,
 )
 
@@ -25,5 +26,6 @@ __all__ = [
     "Structure",
     "TargetFacts",
     "markdown",
+    "plain_json",
     "to_json",
 ]

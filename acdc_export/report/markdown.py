@@ -9,14 +9,15 @@ from .record import Report
 def markdown(report: Report) -> str:
     """The whole report; ends with a newline."""
     parts = [f"# {tables.headline(report)}", *tables.summary(report)]
-    for table in (*tables.tables(report), *tables.details(report)):
-        parts += [f"## {table.title}", _table(table)]
-    made = f"Made on {report.created} by acdc-export {report.version}."
-    parts += ["## What this rests on", "\n".join(f"- {line}" for line in (*tables.context(report), made))]
+    for made in (*tables.tables(report), *tables.details(report)):
+        parts += [f"## {made.title}", table(made)]
+    origin = f"Made on {report.created} by acdc-export {report.version}."
+    parts += ["## What this rests on", "\n".join(f"- {line}" for line in (*tables.context(report), origin))]
     return "\n\n".join(parts) + "\n"
 
 
-def _table(table: tables.Table) -> str:
-    rule = ["---", *("---" if table.text else "---:" for _ in table.columns[1:])]
-    lines = [table.columns, tuple(rule), *table.rows]
+def table(made: tables.Table) -> str:
+    """A table as Markdown has it."""
+    rule = ["---", *("---" if made.text else "---:" for _ in made.columns[1:])]
+    lines = [made.columns, tuple(rule), *made.rows]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)

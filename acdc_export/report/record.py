@@ -12,7 +12,7 @@ from ..evidence.latency import Latency
 from ..evidence.parity import Parity
 from ..machine import Machine
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 DERIVED = ("verdict", "exit_code")
 """Keys of report.json that follow from the others: for those who read it without this package."""
 
@@ -133,14 +133,15 @@ class Report:
 def to_json(report: Report) -> dict[str, Any]:
     """The content of `report.json`. Numbers that are not finite become the strings JSON has no numbers for."""
     document = {"schema_version": SCHEMA_VERSION, "verdict": report.verdict, "exit_code": report.exit_code}
-    return {**document, **_plain(asdict(report))}
+    return {**document, **plain_json(asdict(report))}
 
 
-def _plain(value: Any) -> Any:
+def plain_json(value: Any) -> Any:
+    """Dataclasses' content as JSON has it: lists for tuples, text for keys and for numbers that JSON hasn't."""
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain_json(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain_json(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     return value

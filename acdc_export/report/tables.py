@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..evidence.gates import Measurement, Status
+from ..evidence.gates import Measurement, Status, Verdict, shown_bytes
 from ..evidence.latency import Latency, throughput
 from ..evidence.parity import Parity
+from ..machine import Machine
 from .record import Report
 
 
@@ -47,7 +49,7 @@ def summary(report: Report) -> list[str]:
         drop = report.accuracy.drop
         lines.append(
             f"It gets {report.accuracy.sparse.value:.2f} % of {report.accuracy.samples:,} samples right, the twin "
-            f"{report.accuracy.dense.value:.2f} %: a drop of {_interval(drop, 2)} points."
+            f"{report.accuracy.dense.value:.2f} %: a drop of {interval(drop, 2)} points."
         )
     return lines
 
@@ -55,9 +57,9 @@ def summary(report: Report) -> list[str]:
 def tables(report: Report) -> list[Table]:
     """All tables, in reading order: gates, the two halves, latency for each batch size."""
     return [
-        _gates(report),
+        gate_table(report.gates),
         _halves(report),
-        *(_latency(facts, report.gated_batch_size) for facts in report.latency.values()),
+        *(_latency(facts, report.gated_batch_size) for facts in report.latency.values() if facts.arms),
     ]
 
 
@@ -78,25 +80,31 @@ def details(report: Report) -> list[Table]:
 
 def context(report: Report) -> list[str]:
     """What the numbers rest on: pair, machine, license, notes."""
-    machine, target = report.machine, report.target
-    cpus = ", ".join(str(cpu) for cpu in machine.cpus)
-    isa = f", {target.instruction_set}" if target.instruction_set else ""
-    pair = report.pair
+    target, pair = report.target, report.pair
     lines = [
         f"Pair: {pair.path}, {pair.kind} ({pair.scope}), {100 * pair.sparsity:g} % aimed at.",
-        f"Machine: {machine.processor}{isa}; {_count(len(machine.cpus), 'thread')}, pinned to CPU {cpus}.",
+        machine_line(report.machine, target.instruction_set),
         f"License: {target.license}; {'may' if target.deployable else 'may NOT'} be deployed in production.",
     ]
     if not target.deployable and target.notice:
         lines.append(f"Notice: {target.notice}")
-    lines += [f"Note: {note}" for note in report.notes]
-    return lines
+    lines.append("Intervals: 95 % for all gates and looks together.")
+    return lines + [f"Note: {note}" for note in report.notes]
 
 
-def _gates(report: Report) -> Table:
-    rows = tuple((f"{MARKS[gate.status]} {gate.gate}", gate.status, gate.detail) for gate in report.gates)
-    statuses = tuple(gate.status for gate in report.gates)
-    return Table("Gates", ("gate", "verdict", "measured"), rows, text=True, statuses=statuses)
+def gate_table(gates: Sequence[Verdict]) -> Table:
+    """What became of each gate."""
+    rows = tuple((f"{MARKS[gate.status]} {gate.gate}", gate.status, gate.detail) for gate in gates)
+    return Table(
+        "Gates", ("gate", "verdict", "measured"), rows, text=True, statuses=tuple(gate.status for gate in gates)
+    )
+
+
+def machine_line(machine: Machine, instruction_set: str | None) -> str:
+    """The machine that was measured on, in a line."""
+    cpus = ", ".join(str(cpu) for cpu in machine.cpus)
+    isa = f", {instruction_set}" if instruction_set else ""
+    return f"Machine: {machine.processor}{isa}; {_count(len(machine.cpus), 'thread')}, pinned to CPU {cpus}."
 
 
 def _halves(report: Report) -> Table:
@@ -112,7 +120,7 @@ def _halves(report: Report) -> Table:
         ("zeros in pruned layers", zeros, ""),
         ("operators on the fast path", _share(structure.supported_ops), _share(structure.dense_supported_ops)),
         *parity,
-        ("model file", _bytes(report.size.sparse), _bytes(report.size.dense)),
+        ("model file", shown_bytes(report.size.sparse), shown_bytes(report.size.dense)),
     ]
     if structure.unsupported:
         rows.insert(2, ("off the fast path", ", ".join(structure.unsupported), ""))
@@ -135,8 +143,8 @@ def _latency(facts: Latency, gated: int) -> Table:
                 f"{arm.p90:.3f}",
                 "" if arm.p99 is None else f"{arm.p99:.3f}",
                 f"{throughput(arm, facts.batch_size):,.0f}",
-                _bytes(arm.memory),
-                _interval(ratio, 2) if ratio else "",
+                shown_bytes(arm.memory),
+                interval(ratio, 2) if ratio else "",
             )
         )
     judged = ", which the gates judge" if facts.batch_size == gated else ""
@@ -157,7 +165,8 @@ def _times(ratio: Measurement) -> str:
     return f"{1 / ratio.value:.2f}x slower [{1 / ratio.high:.2f}, {1 / ratio.low if ratio.low else float('inf'):.2f}]"
 
 
-def _interval(found: Measurement, digits: int) -> str:
+def interval(found: Measurement, digits: int) -> str:
+    """An estimate and its interval, in so many digits after the point."""
     return f"{found.value:.{digits}f} [{found.low:.{digits}f}, {found.high:.{digits}f}]"
 
 
@@ -171,7 +180,3 @@ def _share(fraction: float | None) -> str:
 
 def _parity(parity: Parity) -> str:
     return f"{parity.required:.1e} of {parity.tolerance:.0e}"
-
-
-def _bytes(count: int) -> str:
-    return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"

@@ -10,12 +10,12 @@ from rich.text import Text
 from . import tables
 from .record import Report
 
-_COLOURS = {"pass": "green", "fail": "red", "inconclusive": "yellow", "not measured": "yellow"}
+COLOURS = {"pass": "green", "fail": "red", "inconclusive": "yellow", "not measured": "yellow"}
 
 
 def render(report: Report, width: int = 120) -> Group:
     """The whole report, for a terminal of `width` columns."""
-    parts: list[RenderableType] = [Text(tables.headline(report), style=f"bold {_COLOURS[report.verdict]}")]
+    parts: list[RenderableType] = [Text(tables.headline(report), style=f"bold {COLOURS[report.verdict]}")]
     parts += [Padding(Text(line), (0, 0, 0, 2)) for line in tables.summary(report)]
     parts += [Padding(shown(table, width - 2), (1, 0, 0, 2)) for table in tables.tables(report)]
     parts.append(Padding(Text("\n".join(tables.context(report)), style="dim"), (1, 0, 0, 2)))
@@ -46,7 +46,7 @@ def shown(table: tables.Table, width: int = 120) -> Group:
         numbers = at and not table.text
         grid.add_column(Text(table.columns[at], style="dim"), justify="right" if numbers else "left", no_wrap=True)
     for at, row in enumerate(table.rows):
-        style = _COLOURS[table.statuses[at]] if table.statuses else ""
+        style = COLOURS[table.statuses[at]] if table.statuses else ""
         grid.add_row(*(Text(row[column], style=style) for column in kept))
     return Group(Text(table.title, style="bold"), grid)
 

@@ -8,22 +8,12 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from .. import engines
-from ..config import Target
-from ..engines import Environment
+from ..engines import Seat
 from ..evidence import batches
 from ..evidence.engine import Engine
 from ..machine import Machine
 from ..pair import Pair
 from ..progress import Progress
-
-
-@dataclass(frozen=True)
-class Seat:
-    """A target that can run here: its definition and its interpreter."""
-
-    target: Target
-    environment: Environment
 
 
 @dataclass(frozen=True)
@@ -43,11 +33,7 @@ class Trial:
 
     def open(self, model: Path, batch_size: int, seat: Seat | None = None, *, wait: bool = False) -> Engine:
         """Load a model file in the target's runtime, or in that of another seat; see `Engine.ready` for `wait`."""
-        seat = seat or self.seat
-        cpus = self.machine.cpus
-        return engines.open_engine(
-            seat.target, seat.environment, model, batch_size=batch_size, threads=len(cpus), cpus=cpus, wait=wait
-        )
+        return (seat or self.seat).open(model, batch_size=batch_size, cpus=self.machine.cpus, wait=wait)
 
     def inputs(self, batch_size: int) -> dict[str, NDArray[Any]]:
         """One batch of real inputs."""

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from .. import graph
 from ..config import Target
 from ..data import Data
-from ..errors import EngineError, GraphError, ModelRefused, PairError, UsageError
-from ..evidence import accuracy, batches, latency, parity
-from ..evidence.engine import Arrays, Engine
+from ..engines import Seat
+from ..errors import EngineError, GraphError, ModelRefused, PairError
+from ..evidence import accuracy, batches, latency, parity, stats
+from ..evidence.engine import Engine
+from ..evidence.gates import Gate, sampled
 from ..evidence.latency import Samples
-from ..pair import HALVES, Half, Pair
+from ..pair import HALVES, Half, Pair, named
 from ..report import LayerRow, StepRow, Structure
-from .setup import Seat, Trial
+from . import timing
+from .setup import Trial
 
 Models = Mapping[tuple[Half, int], graph.Lowered]
 Outputs = Mapping[tuple[Half, int], dict[str, NDArray[Any]]]
@@ -42,8 +44,8 @@ class Findings:
     notes: tuple[str, ...]
 
 
-def conduct(trial: Trial, samples: Data | None, plan: latency.Plan) -> Findings:
-    """Lower, load, and measure: structure, parity, accuracy on `samples`, latency.
+def conduct(trial: Trial, samples: Data | None, plan: latency.Plan, gates: Sequence[Gate]) -> Findings:
+    """Lower, load, and measure: structure, parity, accuracy on `samples`, latency until `gates` are decided.
 
     Raises:
         GraphError: a half can't be lowered for the target.
@@ -52,9 +54,10 @@ def conduct(trial: Trial, samples: Data | None, plan: latency.Plan) -> Findings:
     """
     models = lower(trial)
     trial.progress.say(f"Exported both halves for {trial.seat.target.name}.")
-    outputs, info, found_accuracy = run_halves(trial, models, samples)
+    alpha = stats.ALPHA / max(1, sampled(gates))
+    outputs, info, found_accuracy = run_halves(trial, models, samples, alpha)
     found_structure = structure(trial, models, info)
-    measured, raw, notes = measure_latency(trial, models, plan)
+    measured, raw, notes = measure_latency(trial, models, plan, gates, alpha)
     notes += _fast_path_notes(found_structure)
     return Findings(
         models=models,
@@ -109,7 +112,7 @@ def is_static(target: Target) -> bool:
 
 
 def run_halves(
-    trial: Trial, models: Models, samples: Data | None
+    trial: Trial, models: Models, samples: Data | None, alpha: float
 ) -> tuple[Outputs, dict[Half, dict[str, Any]], accuracy.Accuracy | None]:
     """Both halves in the target's runtime, at each batch size: their outputs for the pair's reference inputs.
 
@@ -124,7 +127,7 @@ def run_halves(
                 _check_outputs(trial, outputs[half, size])
             if size == trial.gated:
                 info = {half: engine.info() for half, engine in opened.items()}
-                found = check_accuracy(trial, opened, samples) if samples else None
+                found = check_accuracy(trial, opened, samples, alpha) if samples else None
     return outputs, info, found
 
 
@@ -206,51 +209,18 @@ def _supported(trial: Trial, model: Path) -> float:
         return 0.0
 
 
-def check_accuracy(trial: Trial, opened: Mapping[Half, Engine], data: Data) -> accuracy.Accuracy:
+def check_accuracy(trial: Trial, opened: Mapping[Half, Engine], data: Data, alpha: float) -> accuracy.Accuracy:
     """Both halves on the same samples, in the target's runtime at the gated batch size."""
     size = 8 * trial.gated  # samples read at once; the engines get them in their own batches
     with trial.progress.task("accuracy", -(-data.count // size) if data.count else 0) as advance:
         return accuracy.measure(
             opened["sparse"],
             opened["dense"],
-            _advancing(named(data, trial.pair, size), advance),
+            _advancing(named(data, trial.pair.record.inputs, size), advance),
             output=trial.pair.record.outputs[0].name,
             batch_size=trial.gated,
+            alpha=alpha,
         )
-
-
-def named(data: Data, pair: Pair, size: int) -> Iterator[tuple[Arrays, NDArray[Any]]]:
-    """The data as inputs by name, in the shapes and dtypes that the pair takes.
-
-    Raises:
-        UsageError: it takes others.
-    """
-    specs = pair.record.inputs
-    for given, labels in data.batches(size):
-        if not isinstance(given, dict):
-            if len(specs) != 1:
-                names = ", ".join(spec.name for spec in specs)
-                raise UsageError(
-                    f"{data.spec} gives one array; the pair takes {names}.", "Give an array for each by name."
-                )
-            given = {specs[0].name: given}
-        inputs = {}
-        for spec in specs:
-            array = given.get(spec.name)
-            if array is None:
-                raise UsageError(
-                    f"{data.spec} gives {', '.join(given)}; the pair takes {', '.join(one.name for one in specs)}.",
-                    "Name the arrays as the pair's inputs are named.",
-                )
-            if array.shape != spec.at(len(labels)) or not np.can_cast(array.dtype, spec.dtype, "same_kind"):
-                wanted = ", ".join(str(dim) for dim in spec.shape)
-                raise UsageError(
-                    f"{data.spec} gives {spec.name} as {array.dtype} {array.shape}; "
-                    f"the pair takes {spec.dtype} ({wanted}).",
-                    "Prepare the data as for training: same layout, size and type.",
-                )
-            inputs[spec.name] = np.ascontiguousarray(array, dtype=spec.dtype)
-        yield inputs, labels
 
 
 def _advancing(stream: Iterable[Any], advance: Any) -> Iterator[Any]:
@@ -273,11 +243,13 @@ def _check_control(trial: Trial, seat: Seat, model: Path, batch_size: int) -> No
 
 
 def measure_latency(
-    trial: Trial, models: Models, plan: latency.Plan
+    trial: Trial, models: Models, plan: latency.Plan, gates: Sequence[Gate], alpha: float
 ) -> tuple[dict[int, latency.Latency], dict[int, Samples], list[str]]:
     """The sparse half against the twin in the same engine and in every control, at each batch size.
 
-    Returns the measurements and their raw samples, and a note for each control that could not take the twin.
+    The gated one is measured until the gates are decided or the budget is spent, each other for half of the budget.
+    Returns the measurements and their raw samples, and a note for each control that could not take the twin, for
+    an engine that died, and for what was unsteady.
     """
     dense: dict[tuple[str, int], tuple[Path, Seat]] = {}
     notes = []
@@ -294,7 +266,7 @@ def measure_latency(
             dense = {key: value for key, value in dense.items() if key[0] != seat.target.name}
     found: dict[int, latency.Latency] = {}
     raw: dict[int, Samples] = {}
-    with trial.progress.task("latency", plan.launches * len(trial.batch_sizes)) as advance:
+    with trial.progress.task("latency", plan.budget * (1 + len(trial.batch_sizes)) / 2) as advance:
         for size in trial.batch_sizes:
             arms: dict[str, latency.Open] = {
                 half: partial(trial.open, models[half, size].path, size) for half in HALVES
@@ -302,7 +274,16 @@ def measure_latency(
             for (name, at), (path, seat) in dense.items():
                 if at == size:
                     arms[f"dense@{name}"] = partial(trial.open, path, size, seat)
+            judged = size == trial.gated
             found[size], raw[size] = latency.measure(
-                arms, trial.inputs(size), batch_size=size, plan=plan, advance=partial(advance, detail=f"batch {size}")
+                arms,
+                trial.inputs(size),
+                batch_size=size,
+                plan=plan if judged else replace(plan, budget=plan.budget / 2),
+                alpha=alpha if judged else stats.ALPHA,
+                decided=partial(timing.decided, trial, gates) if judged else None,
+                cpus=trial.machine.cpus,
+                advance=partial(advance, detail=f"batch {size}"),
             )
+            notes += latency.notes(found[size])
     return found, raw, notes

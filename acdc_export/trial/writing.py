@@ -8,45 +8,34 @@ from datetime import UTC, datetime
 from .. import __version__, files
 from ..bundle import Manifest, ModelFile
 from ..evidence.gates import Gate, Measurement, Verdict, judge
-from ..evidence.latency import Latency
-from ..pair import HALVES
+from ..pair import HALVES, Half
 from ..report import PairFacts, Report, SizeFacts, TargetFacts
+from . import timing
 from .setup import Trial
 from .steps import Findings, is_static
-
-
-def fastest_dense(measured: Latency) -> str:
-    """The dense arm that a user would pick instead."""
-    return min(measured.ratios, key=lambda name: measured.ratios[name].value)
-
-
-def versus_control(trial: Trial, measured: Latency) -> Measurement | None:
-    """The sparse half against the fastest of all dense arms; None unless every control of the target was measured.
-
-    Which one is the fastest is itself uncertain, so each end of the interval is the least of all arms' ends.
-    """
-    if len(measured.ratios) <= len(trial.seat.target.benchmark.controls):  # the twin in the same engine is one more
-        return None
-    ratios = measured.ratios.values()
-    return Measurement(
-        min(ratio.value for ratio in ratios), min(ratio.low for ratio in ratios), min(ratio.high for ratio in ratios)
-    )
 
 
 def measurements(trial: Trial, found: Findings) -> dict[str, Measurement | None]:
     """The metrics that gates may name (`gates.METRICS`), at the gated batch size; None where not measured."""
     gated, structure, accuracy = found.latency[trial.gated], found.structure, found.accuracy
-    required = max(half.required for halves in found.parity.values() for half in halves.values())
+    parities = [half for halves in found.parity.values() for half in halves.values()]
     known = structure.zeros is not None and structure.total
+    sparse = gated.arms.get("sparse")
     return {
+        **timing.metrics(trial, gated),
         "accuracy.drop": accuracy.drop if accuracy else None,
         "accuracy.sparse": accuracy.sparse if accuracy else None,
-        "parity": Measurement.exact(required),
+        "memory.peak": Measurement.exact(sparse.memory) if sparse else None,
+        "parity": Measurement.exact(max(half.required for half in parities)),
+        "parity.max_abs": Measurement.exact(max(half.max_abs for half in parities)),
+        "size": Measurement.exact(_bytes(trial, found, "sparse")),
         "sparsity": Measurement.exact((structure.zeros or 0) / (structure.total or 1)) if known else None,
-        "speedup": gated.ratios["dense"],
-        "speedup.vs_control": versus_control(trial, gated),
         "supported_ops": None if structure.supported_ops is None else Measurement.exact(structure.supported_ops),
     }
+
+
+def _bytes(trial: Trial, found: Findings, half: Half) -> int:
+    return found.models[half, trial.gated].path.stat().st_size
 
 
 def report(
@@ -86,11 +75,11 @@ def report(
         precision=trial.precision,
         gated_batch_size=trial.gated,
         structure=found.structure,
-        size=SizeFacts(*(found.models[half, trial.gated].path.stat().st_size for half in HALVES)),
+        size=SizeFacts(*(_bytes(trial, found, half) for half in HALVES)),
         parity=found.parity,
         accuracy=found.accuracy,
         latency={str(size): latency for size, latency in found.latency.items()},
-        control=fastest_dense(found.latency[trial.gated]),
+        control=timing.fastest_dense(found.latency[trial.gated]),
         measured=measured,
         gates=tuple(verdicts),
         notes=(*notes, *found.notes),

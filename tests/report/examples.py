@@ -8,6 +8,7 @@ from acdc_export.evidence.accuracy import Accuracy, ClassCount
 from acdc_export.evidence.gates import Measurement, Status, Verdict
 from acdc_export.evidence.latency import Arm, Latency
 from acdc_export.evidence.parity import Parity
+from acdc_export.evidence.steadiness import Steadiness
 from acdc_export.machine import Machine
 from acdc_export.report import (
     LayerRow,
@@ -74,8 +75,13 @@ def example(*statuses: Status, **changes: object) -> Report:
                     "dense@onnxruntime": Arm("dense@onnxruntime", 1200, 4.0, 4.1, 4.2, 68_000_000),
                 },
                 {"dense": Measurement(3.4, 3.3, 3.5), "dense@onnxruntime": Measurement(4.0, 3.9, 4.1)},
-                5,
-                40,
+                tails={},
+                launches=5,
+                rounds=40,
+                seconds=21.0,
+                looks=1,
+                alpha=0.025,
+                steadiness=Steadiness(1.1, 0.0, 0.02, 60.0, 0),
             )
         },
         control="dense",

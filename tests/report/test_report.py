@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -71,7 +72,7 @@ def test_a_narrow_terminal_leaves_columns_out_and_cuts_no_number(width: int) -> 
 def test_a_slower_sparse_half_is_called_slower() -> None:
     facts = example().latency["16"]
     slower = {**facts.ratios, "dense": Measurement(0.5, 0.4, 0.8)}
-    found = example(latency={"16": type(facts)(16, facts.arms, slower, 5, 40)})
+    found = example(latency={"16": replace(facts, ratios=slower)})
     assert "2.00x slower [1.25, 2.50]" in str(found)
 
 
