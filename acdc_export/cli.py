@@ -58,6 +58,11 @@ BatchSizes = Annotated[
     list[int] | None,
     typer.Option("--batch-size", min=1, help="Measure this batch size beside the gated one; may be repeated."),
 ]
+Gates = Annotated[
+    list[str] | None,
+    typer.Option("--gate", metavar="GATE", help="Judge by this instead, as 'speedup >= 1.8'; may be repeated."),
+]
+Budget = Annotated[float | None, typer.Option(metavar="SECONDS", help="How long to measure, at most.")]
 Deployable = Annotated[
     bool, typer.Option("--require-deployable", help="Fail where the runtime's license forbids production use.")
 ]
@@ -85,6 +90,8 @@ def export(
     out: Out = Path("bundles"),
     runs: Runs = Path("runs"),
     batch_size: BatchSizes = None,
+    gate: Gates = None,
+    budget: Budget = None,
     threads: Threads = None,
     require_deployable: Deployable = False,
     accept_license: Accept = None,
@@ -130,6 +137,8 @@ def export(
             "calibrate": calibrate,
             "out": out,
             "batch_sizes": batch_size or (),
+            "gates": gate or (),
+            "budget": budget,
             "threads": threads,
             "require_deployable": require_deployable,
             "accept_licenses": accept_license or (),
@@ -175,6 +184,8 @@ def run(
     data: DataOption = None,
     out: Out = Path("bundles"),
     runs: Runs = Path("runs"),
+    gate: Gates = None,
+    budget: Budget = None,
     threads: Threads = None,
     require_deployable: Deployable = False,
     accept_license: Accept = None,
@@ -192,6 +203,8 @@ def run(
                 runs=runs,
                 out=out,
                 data=data,
+                gates=gate or (),
+                budget=budget,
                 threads=threads,
                 require_deployable=require_deployable,
                 accept_licenses=accept_license or (),
@@ -200,6 +213,81 @@ def run(
             )
         _show(bundles, json)
         raise typer.Exit(gates.combine(bundle.report.exit_code for bundle in bundles))
+
+
+@app.command()
+def check(
+    bundle: Annotated[Path, typer.Argument(metavar="NEW", help="The new bundle's folder.")],
+    against: Annotated[
+        Path | None, typer.Option(metavar="OLD", help="An older bundle, measured in turns with the new one.")
+    ] = None,
+    baseline: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Stored ratios, where the old bundle can't run.")
+    ] = None,
+    save: Annotated[Path | None, typer.Option(metavar="FILE", help="Store the new bundle's ratios.")] = None,
+    self_test: Annotated[bool, typer.Option("--self-test", help="The new bundle against itself.")] = False,
+    gate: Gates = None,
+    budget: Annotated[float, typer.Option(metavar="SECONDS", help="How long to measure, at most.")] = 60.0,
+    data: Annotated[
+        str | None, typer.Option(metavar="SOURCE", help="Compare accuracy too, on these samples (with --against).")
+    ] = None,
+    twins: Annotated[
+        bool, typer.Option("--twins/--no-twins", help="Measure the dense twins too: they tell causes apart.")
+    ] = True,
+    target: Annotated[
+        str | None, typer.Option(metavar="FOLDER", help="The bundles' target, where it is not a built-in one.")
+    ] = None,
+    against_target: Annotated[
+        str | None, typer.Option(metavar="FOLDER", help="The old bundle's target, where it is another one.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Parent folder of what is written: JSON, Markdown, JUnit XML.")] = Path(
+        "checks"
+    ),
+    history: Annotated[Path | None, typer.Option(metavar="FILE", help="Add a line to this file of JSON lines.")] = None,
+    threads: Threads = None,
+    accept_license: Accept = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Has a bundle become slower? It is measured in turns with an older one, on this machine: a gate for CI.
+
+    \b
+      acdc-export check bundles/new --against bundles/old     both, interleaved
+      acdc-export check bundles/new --save ci/cpu.json        store its ratios, for where the old one can't run
+      acdc-export check bundles/new --baseline ci/cpu.json    against stored ratios
+
+    Without --gate: 'latency.p50.ratio <= 1.03', a slowdown of 3 % is found. Exit codes as for an export.
+    """
+    with _guard(json):
+        from . import workflow
+
+        with redirect_stdout(sys.stderr):
+            found = workflow.check(
+                bundle,
+                against=against,
+                baseline=baseline,
+                save=save,
+                self_test=self_test,
+                gates=gate or (),
+                budget=budget,
+                data=data,
+                twins=twins,
+                target=target,
+                against_target=against_target,
+                out=out,
+                history=history,
+                threads=threads,
+                accept_licenses=accept_license or (),
+                ask=_ask(json, quiet),
+                progress=_progress(json, quiet),
+            )
+        from .checking import render, to_json
+
+        if json:
+            _print_json(to_json(found))
+        else:
+            _print(partial(render, found))
+        raise typer.Exit(found.exit_code)
 
 
 @app.command()

@@ -5,6 +5,8 @@
     │   └── ConfigError             2   a pipeline or target file; holds every problem found in it
     ├── PairError                   2   a pair that is missing, half-written, altered or unusable
     ├── BundleError                 2   a bundle that can't be read
+    ├── BaselineError               2   stored ratios that are missing, or of something else
+    │   └── UnlikeMachine           3   stored ratios, but none of a machine like this one
     ├── GraphError                  2   an ONNX graph that can't be lowered for the target
     ├── OutputError                 2   a folder that can't be written, is foreign, or a full disk
     ├── TrainingError               1   a run that went wrong (a loss that is not finite)
@@ -26,6 +28,7 @@ from difflib import get_close_matches
 
 __all__ = [
     "AcdcExportError",
+    "BaselineError",
     "BundleError",
     "ConfigError",
     "EngineDied",
@@ -37,6 +40,7 @@ __all__ = [
     "PairError",
     "RuntimeUnavailable",
     "TrainingError",
+    "UnlikeMachine",
     "UsageError",
 ]
 
@@ -63,7 +67,7 @@ class ConfigError(UsageError):
 
     def __init__(self, where: str, problems: Sequence[str]) -> None:
         count = "1 mistake" if len(problems) == 1 else f"{len(problems)} mistakes"
-        listing = "".join(f"\n  {problem}" for problem in problems)
+        listing = "".join("\n  " + problem.replace("\n", "\n  ") for problem in problems)
         super().__init__(
             f"{where}: {count}{listing}",
             "Correct the file; `acdc-export targets show cpu` and `pipelines show digits` print commented examples.",
@@ -81,6 +85,18 @@ class BundleError(AcdcExportError):
     """A bundle that can't be read."""
 
     exit_code = 2
+
+
+class BaselineError(AcdcExportError):
+    """Stored ratios that are missing, damaged, or of another schema, model or target."""
+
+    exit_code = 2
+
+
+class UnlikeMachine(BaselineError):
+    """Stored ratios, but none of a machine like this one: there is nothing to compare with."""
+
+    exit_code = 3
 
 
 class GraphError(AcdcExportError):

@@ -13,14 +13,14 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from . import bundle, engines, files, machine, resources
+from . import bundle, checking, engines, files, machine
 from .bundle import Bundle
 from .config import DEFAULT_GATES, Judging, Pipeline, Target, load_pipeline, load_target, parse_pipeline
 from .data import Data
 from .data import load as load_data
 from .errors import RuntimeUnavailable, UsageError, nearest
-from .evidence import batches, gates, parity
-from .evidence.gates import Verdict
+from .evidence import batches, latency, parity
+from .evidence.gates import Gate, GateError, Verdict, exit_code, parse
 from .extras import extra
 from .pair import Pair, check_place
 from .progress import SILENT, Progress
@@ -28,7 +28,8 @@ from .progress import SILENT, Progress
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from .trial import Seat
+    from .checking import Check, Contender
+
 
 Ask = Callable[[str], bool]
 
@@ -133,6 +134,8 @@ def export(
     calibrate: str | Data | Iterable[Any] | None = None,
     out: str | Path = "bundles",
     batch_sizes: Iterable[int] = (),
+    gates: Iterable[str] = (),
+    budget: float | None = None,
     threads: int | None = None,
     require_deployable: bool = False,
     accept_licenses: Iterable[str] = (),
@@ -147,6 +150,8 @@ def export(
             default what the pair's pipeline names.
         calibrate: for precisions that need it, from the training split; fp32 needs none.
         batch_sizes: measured beside the gated one, which the pipeline fixes; by default as the pipeline says.
+        gates: to be judged by instead of the pipeline's, `METRIC >= LIMIT`; those of the target stay.
+        budget: seconds of measuring at the gated batch size, half of it at each other; by default as the target says.
         threads: physical cores to use; all of them by default.
         accept_licenses: runtimes whose licenses the user accepts.
         ask: shows a license notice and returns whether it was accepted; None where nobody can be asked.
@@ -163,37 +168,39 @@ def export(
     _check_precision(target, precision)
     with extra("export"):
         from . import trial as trials
-        from .evidence import latency
 
     pipeline = pair_pipeline(pair)
     judging = judging or (pipeline.judging if pipeline else None)
     measured = judging or target.benchmark
     gated = measured.gated_batch_size
     sizes = tuple(sorted({gated, *(batch_sizes or measured.batch_sizes)}))
-    texts = (*(judging.gates if judging else DEFAULT_GATES), *target.gates, f"parity <= {target.parity[precision]:g}")
     notes: list[str] = []
     samples = _judged_by(data, pipeline, notes)
+    chosen = _chosen_gates(gates, target, samples is not None) or [
+        parse(text) for text in (judging.gates if judging else DEFAULT_GATES)
+    ]
+    judged = [*chosen, *map(parse, target.gates), parse(f"parity <= {target.parity[precision]:g}")]
     if calibrate is not None:
         _as_data(calibrate)
         notes.append(f"Calibration data are not needed at {precision} and were not used.")
     here = machine.describe(threads)
     accepted = frozenset(accept_licenses)
-    seat = trials.Seat(target, engines.ensure(target, accept_licenses=accepted, progress=progress, ask=ask))
+    seat = engines.Seat(target, engines.ensure(target, accept_licenses=accepted, progress=progress, ask=ask))
     controls = _controls(target, accepted, progress, ask, notes)
 
-    plan = latency.Plan(launches=target.benchmark.launches, seconds=target.benchmark.seconds)
+    plan = latency.Plan(budget=_check_budget(budget) or target.benchmark.budget)
     path = _place(out, pair.name, target, precision)
     with bundle.create(path) as folder:
         with tempfile.TemporaryDirectory(dir=folder) as scratch:  # in there, so that it never outlives the bundle's
             trial = trials.Trial(pair, seat, controls, here, precision, sizes, gated, folder, Path(scratch), progress)
-            found = trials.conduct(trial, samples, plan)
+            found = trials.conduct(trial, samples, plan, judged)
         bundle.finish(
             folder,
             trials.manifest(trial, found),
             trials.report(
                 trial,
                 found,
-                [gates.parse(text) for text in texts],
+                judged,
                 deployable=require_deployable,
                 notes=notes,
                 seconds=monotonic() - begun,
@@ -216,7 +223,7 @@ class Verification:
 
     @property
     def exit_code(self) -> int:
-        return gates.exit_code(self.checks)
+        return exit_code(self.checks)
 
 
 def verify(
@@ -239,40 +246,33 @@ def verify(
     shipped = Bundle.load(path)
     manifest = shipped.manifest
     damaged = shipped.damage()
-    checks = [Verdict("files", "fail" if damaged else "pass", "; ".join(damaged) or f"{len(manifest.files)} unaltered")]
+    rows = [Verdict("files", "fail" if damaged else "pass", "; ".join(damaged) or f"{len(manifest.files)} unaltered")]
     if damaged:
         return Verification(
-            str(path), tuple(checks), ("The models were not run, since the files are not the ones tested.",)
+            str(path), tuple(rows), ("The models were not run, since the files are not the ones tested.",)
         )
-    if target is None and manifest.target not in resources.names("targets"):
-        # A path in a bundle that somebody sent would be code that came with it.
-        raise UsageError(
-            f"{path} was made for the target '{manifest.target}', which is not a built-in one.",
-            "Name its folder yourself, with --target.",
-        )
-    definition = load_target(target or manifest.target)
+    definition = load_target(checking.find_target(shipped, target))
     made = shipped.report
-    checks.append(Verdict("gates, when it was made", made.verdict, f"on {made.machine.processor}"))
+    rows.append(Verdict("gates, when it was made", made.verdict, f"on {made.machine.processor}"))
     notes = []
     if files.folder_sha256(definition.folder) != manifest.target_sha256:
         notes.append(f"The target {definition.name} is defined otherwise than when the bundle was made.")
     here = machine.describe(threads)
-    environment = engines.ensure(definition, accept_licenses=frozenset(accept_licenses), progress=progress, ask=ask)
+    accepted = frozenset(accept_licenses)
+    seat = engines.Seat(definition, engines.ensure(definition, accept_licenses=accepted, progress=progress, ask=ask))
     for size in manifest.batch_sizes:
         model = shipped.model(size)
-        with closing(
-            engines.open_engine(definition, environment, model, batch_size=size, threads=len(here.cpus), cpus=here.cpus)
-        ) as engine:
+        with closing(seat.open(model, batch_size=size, cpus=here.cpus)) as engine:
             outputs = batches.run(engine, shipped.golden_inputs, size)
             info = engine.info()
         found = parity.compare(outputs, shipped.golden_outputs(size), manifest.tolerance)
         detail = f"{model.name}: tolerance needed {found.required:.1e} of {found.tolerance:.0e}"
-        checks.append(Verdict(f"golden outputs, batch {size}", "pass" if found.ok else "fail", detail))
+        rows.append(Verdict(f"golden outputs, batch {size}", "pass" if found.ok else "fail", detail))
         if size == manifest.gated_batch_size and manifest.supported_ops is not None:
             supported = info.get("supported_ops")
             same = supported is not None and supported >= manifest.supported_ops
             detail = f"{supported} of the operators on the fast path, {manifest.supported_ops} when it was made"
-            checks.append(Verdict("supported_ops", "pass" if same else "fail", detail))
+            rows.append(Verdict("supported_ops", "pass" if same else "fail", detail))
     notes += [
         f"The {what} is {info.get(key)} here, and was {before} when the bundle was made."
         for what, key, before in (
@@ -281,7 +281,121 @@ def verify(
         )
         if info.get(key) != before
     ]
-    return Verification(str(path), tuple(checks), tuple(notes))
+    return Verification(str(path), tuple(rows), tuple(notes))
+
+
+def check(
+    new: str | Path,
+    *,
+    against: str | Path | None = None,
+    self_test: bool = False,
+    baseline: str | Path | None = None,
+    save: str | Path | None = None,
+    gates: Iterable[str] = (),
+    budget: float = 60.0,
+    data: str | Data | Iterable[Any] | None = None,
+    twins: bool = True,
+    target: str | None = None,
+    against_target: str | None = None,
+    out: str | Path = "checks",
+    history: str | Path | None = None,
+    threads: int | None = None,
+    accept_licenses: Iterable[str] = (),
+    ask: Ask | None = None,
+    progress: Progress = SILENT,
+) -> Check:
+    """Hold a bundle against an older one, itself, or stored ratios; one of the first four options says which.
+
+    Args:
+        against: an older bundle. Both are measured in turns on this machine, each in the runtime versions that it was
+            made with.
+        self_test: the new bundle against itself: how far can a verdict be trusted here?
+        baseline: a file of stored ratios, for where the old bundle can't run.
+        save: the file to store this bundle's ratios in.
+        gates: to be judged by instead of `latency.p50.ratio <= 1.03`; those of the target stay.
+        budget: seconds of measuring, at most. It ends early when the gates are decided.
+        data: for accuracy on the same samples, with `against`.
+        twins: measure the dense twins as well, with `against`, for a quarter of the budget: they tell a slower engine
+            from a worse export or model.
+        target, against_target: the folders of the targets, where they are not built-in ones.
+        out: the parent of the check's own folder; nothing is written into a bundle.
+        history: a file of JSON lines, to which one is added.
+
+    Returns:
+        what was found; its `passed` says whether every gate passed.
+
+    Raises:
+        AcdcExportError: see `errors` for the kinds. What was at `out` before is not lost.
+    """
+    kinds: dict[checking.Kind, bool] = {
+        "against": against is not None,
+        "self-test": self_test,
+        "baseline": baseline is not None,
+        "save": save is not None,
+    }
+    chosen = [kind for kind, given in kinds.items() if given]
+    if len(chosen) != 1:
+        raise UsageError(
+            "A check is against one thing." if chosen else "Nothing was named to check against.",
+            "Give one of --against OLD, --baseline FILE, --save FILE and --self-test.",
+        )
+    (kind,) = chosen
+    if data is not None and kind != "against":
+        raise UsageError("--data goes with --against only.", "It compares the accuracy of two bundles.")
+    here = machine.describe(threads)
+    options: dict[str, Any] = {
+        "cpus": here.cpus,
+        "accept_licenses": frozenset(accept_licenses),
+        "ask": ask,
+        "progress": progress,
+    }
+    contender = checking.prepare(Path(new), target, **options)
+    manifest = contender.bundle.manifest
+    source = baseline if baseline is not None else save
+    chosen_gates, notes = checking.gates(
+        kind,
+        list(gates),
+        data=data is not None,
+        target=contender.seat.target.gates,
+        tolerance=manifest.tolerance,
+    )
+    setup = checking.Setup(
+        kind=kind,
+        new=contender,
+        old=_old(contender, against, against_target or target, options) if kind in ("against", "self-test") else None,
+        stored=checking.baseline.read(Path(baseline), manifest) if baseline is not None else None,
+        source=None if source is None else str(source),
+        data=None if data is None else _as_data(data),
+        gates=tuple(chosen_gates),
+        plan=latency.Plan(budget=_check_budget(budget) or budget),
+        machine=here,
+        progress=progress,
+        twins=twins,
+        notes=tuple(notes),
+    )
+    place = Path(out) / contender.bundle.path.resolve().name
+    checking.check_place(place)
+    found, samples = checking.conduct(setup)
+    checking.write(place, found, samples)
+    if history is not None:
+        checking.append_history(Path(history), found)
+    if save is not None and found.passed and (entry := checking.entry(found)):
+        checking.baseline.save(Path(save), manifest, entry)
+        progress.say(f"Stored the speed-up in {save}.")
+    return found
+
+
+def _old(new: Contender, against: str | Path | None, target: str | None, options: dict[str, Any]) -> Contender:
+    """What the new bundle is held against; itself where nothing is named."""
+    if against is None:
+        return new
+    try:
+        return checking.prepare(Path(against), target, **options)
+    except RuntimeUnavailable as error:
+        raise RuntimeUnavailable(
+            f"The old bundle can't run here: {error.message}",
+            "Check with stored ratios instead: --save FILE where it runs, and --baseline FILE here.",
+        ) from error
 
 
 def pair_pipeline(pair: Pair) -> Pipeline | None:
@@ -311,6 +425,25 @@ def _check_precision(target: Target, precision: str) -> None:
         )
 
 
+def _check_budget(budget: float | None) -> float | None:
+    if budget is not None and not 0 < budget < float("inf"):
+        raise UsageError(f"--budget {budget:g}: that is no time to measure in.", "Give seconds, such as 60.")
+    return budget
+
+
+def _chosen_gates(texts: Iterable[str], target: Target, data: bool) -> list[Gate]:
+    """The gates that a user named. Raises `UsageError` for what can't be parsed or won't be measured."""
+    unmeasured: dict[str, str] = {}
+    if not data:
+        unmeasured |= dict.fromkeys(("accuracy.drop", "accuracy.sparse"), "give samples with --data")
+    if not target.benchmark.controls:
+        unmeasured["speedup.vs_control"] = f"the target {target.name} has no controls"
+    try:
+        return [parse(text, unmeasured) for text in texts]
+    except GateError as error:
+        raise UsageError(str(error), "docs/design.md lists what gates may ask for.") from error
+
+
 def _head(arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     """The golden samples of a bundle: enough for one batch of most sizes, few enough to ship."""
     return {name: array[:16] for name, array in arrays.items()}
@@ -337,10 +470,8 @@ def _as_data(given: str | Data | Iterable[Any]) -> Data:
 
 def _controls(
     target: Target, accepted: frozenset[str], progress: Progress, ask: Ask | None, notes: list[str]
-) -> tuple[Seat, ...]:
+) -> tuple[engines.Seat, ...]:
     """The target's controls that can run here; a note for each that can't."""
-    from .trial import Seat
-
     seats = []
     for name in target.benchmark.controls:
         control = load_target(name)
@@ -349,5 +480,5 @@ def _controls(
         except RuntimeUnavailable as error:
             notes.append(f"The control {name} was not measured: {error.message}")
         else:
-            seats.append(Seat(control, environment))
+            seats.append(engines.Seat(control, environment))
     return tuple(seats)

@@ -1,0 +1,74 @@
+"""Where a check is kept: a folder for one, and a line in a history of many."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..evidence.latency import Samples
+from ..files import check_place as check_folder
+from ..files import new_folder, output_errors, write_json
+from ..report import plain_json
+from .baseline import Entry
+from .junit import junit
+from .record import SCHEMA_VERSION, Check
+from .steps import machine_class
+from .tables import markdown
+
+_MARKER = "check.json"
+_KEPT = ("created", "version", "kind", "verdict", "exit_code", "batch_size", "machine", "measured", "gates", "causes")
+_KEPT_OF_SIDES = ("path", "name", "created", "runtime", "version")
+
+
+def check_place(path: Path) -> None:
+    """Whether `write` may write to `path`, before anything is measured for it. Raises `OutputError`."""
+    check_folder(path, _MARKER)
+
+
+def to_json(check: Check) -> dict[str, Any]:
+    """The content of `check.json`. Numbers that are not finite become the strings JSON has no numbers for."""
+    head = {"schema_version": SCHEMA_VERSION, "verdict": check.verdict, "exit_code": check.exit_code}
+    content: dict[str, Any] = plain_json(asdict(check))
+    return {**head, **content}
+
+
+def write(path: Path, check: Check, samples: dict[str, Samples]) -> None:
+    """Write the folder of a check, in place of an older one: check.json, samples.npz, report.md, junit.xml.
+
+    Raises:
+        OutputError: it can't be written; what was there stays.
+    """
+    raw = {f"{kind}{arm}": times for kind, taken in samples.items() for arm, times in taken.items()}
+    with new_folder(path, _MARKER) as folder:
+        write_json(folder / _MARKER, to_json(check))
+        np.savez_compressed(folder / "samples.npz", **raw)  # type: ignore[arg-type]
+        (folder / "report.md").write_text(markdown(check), encoding="utf-8")
+        (folder / "junit.xml").write_text(junit(check), encoding="utf-8")
+
+
+def append_history(path: Path, check: Check) -> None:
+    """Add a line to a file of JSON lines. Raises `OutputError`."""
+    document = to_json(check)
+    line = {key: document[key] for key in _KEPT}
+    line["p50"] = {name: arm.p50 for name, arm in check.latency.arms.items()}
+    for name in ("new", "old"):
+        line[name] = document[name] and {key: document[name][key] for key in _KEPT_OF_SIDES}
+    with output_errors(path, "with --history"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as file:  # one write: lines of two checks at once don't mix
+            file.write(json.dumps(line, allow_nan=False) + "\n")
+
+
+def entry(check: Check) -> Entry | None:
+    """What a baseline keeps of a check; None where it was not measured."""
+    speedup = check.measured.get("speedup")
+    if speedup is None:
+        return None
+    new = check.new
+    return Entry(
+        machine_class(check.machine, new), check.created, new.runtime, new.version, speedup, new.zeros, new.total
+    )
