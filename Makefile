@@ -1,5 +1,6 @@
 # make demo    trains a pair, puts its sparse half into DeepSparse and judges it there (about three minutes, first time)
 # make test    lint, types, tests with the real runtimes
+# make gate    the latency gate on ourselves: a bundle against itself passes, against a seeded slowdown it fails
 # make bench   speed, as ratios: JSON in benchmarks/results, and a table
 PYTHON ?= python3
 VENV := .venv
@@ -7,7 +8,7 @@ BIN := $(VENV)/bin
 # DeepSparse may be used for evaluation only; whoever runs these commands accepts that license.
 ACCEPT := ACDC_EXPORT_ACCEPT_LICENSE=deepsparse
 
-.PHONY: demo test lint types bench clean
+.PHONY: demo test lint types gate bench clean
 
 demo: $(VENV)/installed
 	$(ACCEPT) $(BIN)/acdc-export --target cpu
@@ -21,6 +22,16 @@ lint: $(VENV)/installed-dev
 
 types: $(VENV)/installed-dev
 	$(BIN)/mypy
+
+# The budget is an upper bound: a check ends when its gates are decided.
+CHECK := $(ACCEPT) $(BIN)/acdc-export check bundles/digits-cpu --against bundles/digits-cpu --budget 120
+SLOWER := build/slower
+
+gate: demo
+	$(CHECK) --history build/checks.jsonl
+	$(BIN)/python -m benchmarks.seeded $(SLOWER) 15
+	$(CHECK) --target $(SLOWER)/cpu --against-target cpu --out build/checks; test $$? -eq 1
+	@echo "The seeded slowdown was found, as it must be."
 
 bench: $(VENV)/installed-dev
 	$(ACCEPT) $(BIN)/python -m benchmarks
@@ -37,4 +48,4 @@ $(VENV)/installed-dev: $(VENV)/installed requirements-dev.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build checks dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,7 +1,7 @@
-"""Run the benchmarks: all of them, or those that are named.
+"""Run the benchmarks: all of them, or those that are named; `trust` is by itself, since it takes hours.
 
 python -m benchmarks                 all, with a table each; JSON to benchmarks/results/NAME.json
-python -m benchmarks startup same    these two
+python -m benchmarks startup        this one
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from pathlib import Path
 
 from acdc_export import machine
 
-from . import digits, same, startup
+from . import digits, startup, turns
 
-BENCHMARKS = {"startup": startup.main, "same": same.main, "digits": digits.main}
+BENCHMARKS = {"startup": startup.main, "digits": digits.main, "turns": turns.main}
 RESULTS = Path(__file__).parent / "results"
 
 

@@ -1,0 +1,196 @@
+"""For pytest: the fixture `acdc_check`, by which a test is red unless a bundle held its own against an older one.
+
+    @pytest.mark.acdc(against="bundles/old")
+    def test_no_slower(acdc_check):
+        acdc_check("bundles/new")
+
+Every pytest run of everyone who has this package loads this module. So it imports nothing but pytest until a test
+checks something, and adds no option.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from .checking import Check
+
+# Those of `workflow.check`, which is too heavy to be asked for them here.
+OPTIONS = (
+    "against",
+    "self_test",
+    "baseline",
+    "save",
+    "gates",
+    "budget",
+    "data",
+    "twins",
+    "target",
+    "against_target",
+    "out",
+    "history",
+    "threads",
+    "accept_licenses",
+    "ask",
+    "progress",
+)
+_KINDS = OPTIONS[:4]  # what to check against: one of them, never two
+_LISTS = ("gates", "accept_licenses")
+
+_DISTURBED = (
+    "pytest-xdist runs other tests beside the checks, which disturbs them; "
+    "run the checks by themselves, as in `pytest -n0 -m acdc`."
+)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make the marker known, for --strict-markers and --markers."""
+    text = "acdc(against='bundles/old', gates=[...], budget=60, ...): what acdc_check uses unless it is told otherwise."
+    config.addinivalue_line("markers", text)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """A marked test that can't check anything would be green with nothing measured."""
+    # Its own marker only: one of a class or module is for those of its tests that check.
+    if "acdc_check" not in getattr(item, "fixturenames", ()) and any(mark.name == "acdc" for mark in item.own_markers):
+        pytest.fail(
+            "This test is marked with @pytest.mark.acdc, and checks nothing.\n"
+            "The marker only holds options: take the fixture acdc_check as an argument, and call it with a bundle.",
+            pytrace=False,
+        )
+
+
+@pytest.fixture
+def acdc_check(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Check]:
+    """Hold a bundle against an older one: acdc_check("bundles/new", against="bundles/old").
+
+    It takes the options of `acdc_export.workflow.check`, with those of `@pytest.mark.acdc(...)` as defaults, and
+    returns its `Check` if every gate passed. Whatever else comes of it fails the test with the whole report: a gate
+    that failed, was inconclusive or could not be measured, and a mistake. Paths are relative to the working directory.
+
+    What it writes goes into one of pytest's temporary folders, unless `out` is given. It takes `budget` seconds (60)
+    and some for loading; under pytest-xdist it also waits for the checks of other workers. Leave room for that with
+    pytest-timeout.
+    """
+    defaults = _or_fail(_marked, request.node)
+
+    def check(new: str | Path, **options: Any) -> Check:
+        asked = _or_fail(_asked, defaults, options)
+        if "out" not in asked:
+            asked["out"] = tmp_path_factory.mktemp("acdc_check")
+        found: Check = _or_fail(_conduct, new, asked, tmp_path_factory)
+        # Not by the fixture record_property: that warns of pytest's default form of JUnit XML, for many an error.
+        request.node.user_properties.extend(_properties(found))
+        if not found.passed:
+            disturbed = f"\n  Note: {_DISTURBED}" if _has_neighbours() else ""
+            pytest.fail(f"{found}{disturbed}\n  Written to {asked['out']}.", pytrace=False)
+        return found
+
+    return check
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """One line for each check, whatever came of it. Workers of pytest-xdist send them along with their reports."""
+    reports = [report for found in terminalreporter.stats.values() for report in found]
+    # A test's last report holds all of its properties; of one that was run again, the last counts.
+    last = {report.nodeid: report for report in reports if getattr(report, "when", None) == "teardown"}
+    told = [(name, text) for report in last.values() for name, text in report.user_properties]
+    lines = [text for name, text in told if name == "acdc_export.check"]
+    notes = {f"Note: {text}": None for name, text in told if name == "acdc_export.note"}  # a set in its order
+    if lines:
+        terminalreporter.section("acdc-export checks")
+        for line in (*lines, *notes):
+            terminalreporter.write_line(line)
+
+
+def _marked(node: pytest.Item) -> dict[str, Any]:
+    """The options in a test's markers; the nearer one counts. Raises `UsageError`."""
+    found: dict[str, Any] = {}
+    for mark in reversed(list(node.iter_markers("acdc"))):
+        if mark.args:
+            _refuse(f"@pytest.mark.acdc takes no {mark.args[0]!r} without the name of an option.")
+        found = _over(found, _known(mark.kwargs, "@pytest.mark.acdc"))
+    return found
+
+
+def _asked(defaults: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of one check. Raises `UsageError`."""
+    asked = _over(defaults, _known(options, "acdc_check"))
+    # A single gate without its list is meant as one, not as its letters.
+    return {name: [value] if name in _LISTS and isinstance(value, str) else value for name, value in asked.items()}
+
+
+def _over(defaults: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Both, where `options` win. One that says what to check against wins over any other that does."""
+    replaced = _KINDS if any(kind in options for kind in _KINDS) else ()
+    return {**{name: value for name, value in defaults.items() if name not in replaced}, **options}
+
+
+def _known(options: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+    for name in options:
+        if name not in OPTIONS:
+            from .errors import nearest
+
+            _refuse(f"{where} has no option '{name}'{nearest(name, OPTIONS)}.")
+    return options
+
+
+def _refuse(message: str) -> None:
+    from .errors import UsageError
+
+    raise UsageError(message, f"Its options are {', '.join(OPTIONS)}; the new bundle is named in the call.")
+
+
+def _or_fail(function: Callable[..., Any], *arguments: Any) -> Any:
+    """What the function returns. A user's mistake, or a runtime that can't run, fails the test in its two lines."""
+    from .errors import AcdcExportError
+
+    try:
+        return function(*arguments)
+    except AcdcExportError as error:
+        text = str(error)
+    pytest.fail(text, pytrace=False)  # out here, since in there the error would be shown as well
+
+
+def _conduct(new: str | Path, options: Mapping[str, Any], factory: pytest.TempPathFactory) -> Check:
+    """Check; under pytest-xdist, never two at the same time."""
+    from . import workflow
+
+    if not _has_neighbours():
+        return workflow.check(new, **options)
+    import fcntl
+
+    shared = factory.getbasetemp().parent  # of all workers of this run
+    with (shared / "acdc-export.lock").open("w") as file:  # closing it lets go, and so does the end of the process
+        fcntl.flock(file, fcntl.LOCK_EX)
+        return workflow.check(new, **options)
+
+
+def _has_neighbours() -> bool:
+    """Whether this is one of several workers of pytest-xdist."""
+    from os import environ
+
+    return "PYTEST_XDIST_WORKER" in environ and environ.get("PYTEST_XDIST_WORKER_COUNT") != "1"
+
+
+def _properties(check: Check) -> list[tuple[str, object]]:
+    """What is kept with the test's report, and so in pytest's JUnit XML: plain strings and numbers."""
+    from .checking.tables import headline
+
+    found: list[tuple[str, object]] = [
+        ("acdc_export.check", headline(check)),
+        ("acdc_export.verdict", check.verdict),
+    ]
+    ratio = check.measured.get("latency.p50.ratio")
+    if ratio:
+        name = "acdc_export.latency.p50.ratio"
+        ends = (name, ratio.value), (f"{name}.low", ratio.low), (f"{name}.high", ratio.high)
+        found += [(key, float(value)) for key, value in ends]
+    if _has_neighbours():
+        found.append(("acdc_export.note", _DISTURBED))
+    return found

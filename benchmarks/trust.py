@@ -1,0 +1,229 @@
+"""How far a verdict can be trusted: the same bundle against itself, and against slowdowns of a known size.
+
+    python -m benchmarks.trust --minutes 60                  go on with the trials, for about an hour
+    python -m benchmarks.trust --minutes 60 --neighbour      the same beside a process that loads one core in bursts
+    python -m benchmarks.trust                               the tables of what is there
+
+Every trial is a check as a user runs it, and adds a line to trust.jsonl; so the trials can be interrupted, and go on
+in another session on the same machine. They are drawn in turn, so that all kinds see the same hours. Bounds are exact
+(Clopper and Pearson 1934), one-sided where a share is asked for at least or at most, each at 95 %.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import random
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from acdc_export import machine, workflow
+from acdc_export.bundle import Bundle
+
+from . import pairs
+from .seeded import slowed
+
+TRIALS = Path(__file__).parent / "trust.jsonl"
+BUNDLE = Path(__file__).parent / "results" / "trust" / "digits-cpu"
+BATCH = 128  # the sparse half takes 5 to 10 ms
+KINDS = {"self": (200, 20.0), "slow5": (100, 60.0), "slow3": (100, 60.0)}  # trials wanted, budget of each in seconds
+SPREAD = 20  # checks of the bundle's own ratio wanted
+SPREAD_EVERY = 190.0  # seconds between two of them: ten take half an hour
+SPREAD_BUDGET = 60.0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=0.0, help="how long to go on with trials")
+    parser.add_argument("--neighbour", action="store_true", help="beside a process that loads one core in bursts")
+    arguments = parser.parse_args()
+    if arguments.minutes:
+        go_on(60 * arguments.minutes, arguments.neighbour)
+    trials = read()
+    for neighbour in (False, True):
+        print_tables([trial for trial in trials if trial["neighbour"] == neighbour], neighbour)
+
+
+def go_on(seconds: float, neighbour: bool) -> None:
+    """Add trials until the time is over or all are there."""
+    bundle = the_bundle()
+    end, spread_at = time.monotonic() + seconds, 0.0
+    with tempfile.TemporaryDirectory() as folder:
+        slow = {f"slow{percent}": slowed(Path(folder) / f"slow{percent}", percent) for percent in (3, 5)}
+        while time.monotonic() < end:
+            done = [trial["kind"] for trial in read() if trial["neighbour"] == neighbour]
+            shares = {kind: done.count(kind) / wanted for kind, (wanted, _) in KINDS.items()}
+            kind = min(shares, key=lambda name: shares[name])
+            if time.monotonic() - spread_at > SPREAD_EVERY and done.count("spread") < SPREAD:
+                kind, spread_at = "spread", time.monotonic()
+            elif shares[kind] >= 1:
+                break
+            with noise() if neighbour else nothing():
+                line = trial(bundle, kind, slow, Path(folder))
+            with TRIALS.open("a") as file:
+                file.write(json.dumps({"kind": kind, "neighbour": neighbour, **line}) + "\n")
+            ratio = f"{line['value']:.4f} [{line['low']:.4f}, {line['high']:.4f}]" if line["value"] else "-"
+            print(f"{kind:7} {line['verdict']:12} {ratio}  {line['seconds']:5.1f} s", flush=True)
+
+
+def the_bundle() -> Bundle:
+    """The pair of the pipeline `digits` at batch 128, exported once and then reused."""
+    if not (BUNDLE / "manifest.json").is_file():
+        pair = pairs.digits()
+        pipeline = workflow.pair_pipeline(pair)
+        assert pipeline is not None
+        judging = replace(pipeline.judging, batch_sizes=(BATCH,), gated_batch_size=BATCH)
+        workflow.export(pair, "cpu", judging=judging, out=BUNDLE.parent)
+    return Bundle.load(BUNDLE)
+
+
+def trial(bundle: Bundle, kind: str, slow: dict[str, str], folder: Path) -> dict[str, Any]:
+    """One check, and what has to be kept of it."""
+    how: dict[str, Any] = {"self_test": True}
+    if kind in slow:
+        how = {"against": bundle.path, "target": slow[kind], "against_target": "cpu", "twins": False}
+    elif kind == "spread":
+        how = {"save": folder / "spread.json"}
+    budget = KINDS[kind][1] if kind in KINDS else SPREAD_BUDGET
+    found = workflow.check(bundle.path, **how, budget=budget, out=folder / "checks")
+    with np.load(folder / "checks" / bundle.path.name / "samples.npz") as archive:
+        raw = {name: archive[name] for name in archive.files}
+    measured = found.measured["speedup" if kind == "spread" else "latency.p50.ratio"]
+    means = {
+        arm: float(np.concatenate([times for name, times in raw.items() if name.startswith(f"{arm}.")]).mean()) / 1e6
+        for arm in found.latency.arms
+    }
+    steady = found.latency.steadiness
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "processor": machine.describe().processor,
+        "verdict": found.verdict,
+        "value": measured.value if measured else None,
+        "low": measured.low if measured else None,
+        "high": measured.high if measured else None,
+        "seconds": found.latency.seconds,
+        "launches": found.latency.launches,
+        "looks": found.latency.looks,
+        "p50": {name: round(arm.p50, 4) for name, arm in found.latency.arms.items()},
+        "mean": {name: round(mean, 4) for name, mean in means.items()},
+        "drift": round(steady.drift, 3),
+        "steal": steady.steal and round(steady.steal, 4),
+        "others": steady.others and round(steady.others, 3),
+    }
+
+
+@contextmanager
+def noise() -> Iterator[None]:
+    """A process on one core that works and rests in turns, a third of a second each on average."""
+    process = multiprocessing.get_context("spawn").Process(target=_bursts, daemon=True)
+    process.start()
+    try:
+        yield
+    finally:
+        process.kill()
+        process.join()
+
+
+@contextmanager
+def nothing() -> Iterator[None]:
+    yield
+
+
+def _bursts() -> None:
+    os.sched_setaffinity(0, {machine.physical_cpus()[-1]})
+    draw = random.Random()
+    while True:
+        until = time.perf_counter() + draw.expovariate(3)
+        while time.perf_counter() < until:
+            pass
+        time.sleep(draw.expovariate(3))
+
+
+def read() -> list[dict[str, Any]]:
+    return [json.loads(line) for line in TRIALS.read_text().splitlines()] if TRIALS.exists() else []
+
+
+def print_tables(trials: list[dict[str, Any]], neighbour: bool) -> None:
+    if not trials:
+        return
+    print(f"\n{'with' if neighbour else 'without'} a noisy neighbour")
+    kinds = {kind: [trial for trial in trials if trial["kind"] == kind] for kind in (*KINDS, "spread")}
+    if found := kinds["self"]:
+        verdicts = [trial["verdict"] for trial in found]
+        covered = sum(trial["low"] <= 1 <= trial["high"] for trial in found)
+        halves = [(trial["high"] - trial["low"]) / 2 for trial in found]
+        print(f"  self-tests, {len(found)} of {KINDS['self'][1]:g} s")
+        row("pass", verdicts.count("pass"), len(found), "at least")
+        row("fail", verdicts.count("fail"), len(found), "at most")
+        row("interval holds 1.0", covered, len(found), "at least")
+        print(f"    median half-width {100 * float(np.median(halves)):.2f} %")
+        print(f"    median launches {np.median([trial['launches'] for trial in found]):g}")
+    for kind, percent in (("slow5", 5), ("slow3", 3)):
+        if found := kinds[kind]:
+            verdicts = [trial["verdict"] for trial in found]
+            print(f"  seeded slowdown of {percent} %, {len(found)} of up to {KINDS[kind][1]:g} s")
+            row("found", verdicts.count("fail"), len(found), "at least")
+            row("inconclusive", verdicts.count("inconclusive"), len(found), "at most")
+            seconds = [trial["seconds"] for trial in found]
+            print(f"    median {np.median(seconds):.0f} s of measuring")
+    usual(kinds)
+    if len(found := kinds["spread"]) >= 10:
+        ratios = np.array([trial["value"] for trial in found])
+        p50 = np.array([trial["p50"]["sparse"] for trial in found])
+        windows = [ratios[at : at + 10] for at in range(len(ratios) - 9)]
+        spreads = [100 * float(np.median(np.abs(window / np.median(window) - 1))) for window in windows]
+        print(f"  the bundle's own speed-up, {len(found)} checks, any ten in a row (half an hour):")
+        print(f"    median absolute deviation {np.median(spreads):.2f} %, at most {max(spreads):.2f} %")
+        print(f"    milliseconds meanwhile from {p50.min():.2f} to {p50.max():.2f}")
+
+
+def usual(kinds: dict[str, list[dict[str, Any]]]) -> None:
+    """What gates on stored milliseconds would have said of the same trials; the stored one is the first trial's."""
+    first = next((trials[0] for trials in (kinds["self"],) if trials), None)
+    if first is None:
+        return
+    from pytest_benchmark.utils import PercentageRegressionCheck
+
+    print("  the usual gates on the same trials: share that they call slower")
+    print(f"    {'':34}{'no change':>12}{'3 %':>8}{'5 %':>8}")
+    stored_p50, stored_mean = first["p50"]["old"], first["mean"]["old"]
+    for percent in (5, 10):
+        check = PercentageRegressionCheck("mean", percent)
+        gates = {
+            f"p50 against a stored p50, {percent} %": lambda trial, limit=1 + percent / 100: (
+                trial["p50"]["new"] > limit * stored_p50
+            ),
+            f"pytest-benchmark, mean:{percent}%": lambda trial, check=check: bool(
+                check.fails({"mean": trial["mean"]["new"]}, {"mean": stored_mean})
+            ),
+        }
+        for name, gate in gates.items():
+            shares = [
+                f"{100 * sum(map(gate, kinds[kind])) / len(kinds[kind]):.0f} %" if kinds[kind] else ""
+                for kind in ("self", "slow3", "slow5")
+            ]
+            print(f"    {name:34}{shares[0]:>12}{shares[1]:>8}{shares[2]:>8}")
+
+
+def row(what: str, count: int, of: int, side: str) -> None:
+    """A share and its exact one-sided bound at 95 %."""
+    from scipy.stats import binomtest
+
+    alternative = "greater" if side == "at least" else "less"
+    interval = binomtest(count, of, alternative=alternative).proportion_ci(0.95, method="exact")
+    bound = interval.low if side == "at least" else interval.high
+    print(f"    {what:20}{count:4} of {of}: {100 * count / of:5.1f} %, {side} {100 * bound:.1f} % at 95 % confidence")
+
+
+if __name__ == "__main__":
+    main()

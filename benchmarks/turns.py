@@ -1,0 +1,39 @@
+"""How long a turn should be: the same model as both arms, so that the launches' ratios should all be 1.
+
+Turn lengths take turns themselves, launch by launch; what is told is how far the launches of each spread.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from acdc_export import machine
+from acdc_export.checking import prepare
+from acdc_export.evidence import latency
+from acdc_export.evidence.latency import Plan
+from acdc_export.progress import SILENT
+
+from . import trust
+
+TURNS = (0.001, 0.015, 0.05)  # seconds, at least
+LAUNCHES = 20
+
+
+def main() -> dict[str, Any]:
+    bundle, cpus = trust.the_bundle().path, machine.describe().cpus
+    contender = prepare(bundle, None, cpus, SILENT, accept_licenses=frozenset(), ask=None)
+    arms = {"a": contender.open, "b": contender.open}
+    logs: dict[float, list[float]] = {turn: [] for turn in TURNS}
+    p50 = []
+    for _ in range(LAUNCHES):
+        for turn in TURNS:
+            plan = Plan(most=1, block=turn)
+            found, _ = latency.measure(arms, contender.inputs(), batch_size=trust.BATCH, plan=plan, cpus=cpus)
+            logs[turn].append(float(np.log(found.ratios["b"].value)))
+            p50.append(found.arms["a"].p50)
+    print(f"a run takes {np.median(p50):.1f} ms; {LAUNCHES} launches of each, a second of alternation")
+    for turn, values in logs.items():
+        print(f"  turns of {1e3 * turn:3.0f} ms: the launches' ratios spread by {100 * np.std(values, ddof=1):.2f} %")
+    return {"p50": float(np.median(p50)), "ratios": {str(turn): list(np.exp(values)) for turn, values in logs.items()}}
