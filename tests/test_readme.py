@@ -32,6 +32,7 @@ def test_commands_and_options_exist() -> None:
         assert text, command
         for option in re.findall(r"--[a-z-]+", rest):
             assert option in text, f"{command} {option}"
+    shown += run("check", "--help").stdout
     for option in re.findall(r"`(--[a-z-]+)", README):
         assert option in shown, option
 
@@ -43,9 +44,15 @@ def test_make_targets_exist() -> None:
 
 
 def test_python_is_python_and_its_names_are_public() -> None:
-    (block,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    imported = next(node for node in ast.parse(block).body if isinstance(node, ast.ImportFrom))
-    assert {name.name for name in imported.names} <= set(acdc_export.__all__)
+    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    nodes = [node for block in blocks for node in ast.parse(block).body if isinstance(node, ast.ImportFrom)]
+    names = {name.name for node in nodes for name in node.names}
+    assert names
+    assert names <= set(acdc_export.__all__)
+
+
+def test_the_pytest_example_is_the_one_that_is_tested() -> None:
+    assert (ROOT / "examples" / "ci" / "test_latency.py").read_text() in README
 
 
 def test_every_built_in_target_is_in_the_table() -> None:
