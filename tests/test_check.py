@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +22,7 @@ from acdc_export.workflow import check
 from benchmarks.seeded import slowed
 
 from .test_cli import mistake, run
-from .test_workflow import processes, quick_target
+from .test_workflow import kill_workers, quick_target
 
 pytestmark = pytest.mark.runtime
 
@@ -219,12 +216,7 @@ def test_a_worker_that_dies_leaves_its_samples_and_no_verdict(bundle: Path, tmp_
     for line in process.stderr:
         if line.startswith("latency: 25 %"):
             break
-    while process.poll() is None:
-        for worker in processes(target):
-            if worker != process.pid:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(worker, signal.SIGKILL)
-        time.sleep(0.1)
+    kill_workers(process, target)
     said, _ = process.communicate()
     assert process.returncode == 3, said
     assert "NOT MEASURED" in said

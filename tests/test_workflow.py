@@ -70,6 +70,16 @@ def processes(word: str) -> list[int]:
     return found
 
 
+def kill_workers(process: subprocess.Popen[str], target: str) -> None:
+    """Kill what the command has started for `target`, until it ends."""
+    while process.poll() is None:  # a worker may just be ending by itself
+        for worker in processes(target):
+            if worker != process.pid:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(worker, signal.SIGKILL)
+        time.sleep(0.1)
+
+
 def wait_for(what: Callable[[], object], seconds: float = 60) -> object:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -313,12 +323,7 @@ def test_an_engine_killed_midway_is_not_measured(pair: Pair, labelled: Path, tmp
     for line in process.stderr:  # some launches are over; batch 1 takes a third of the time
         if line.startswith("latency: 50 %"):
             break
-    while process.poll() is None:  # a worker may just be ending by itself
-        for worker in processes(target):
-            if worker != process.pid:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(worker, signal.SIGKILL)
-        time.sleep(0.1)
+    kill_workers(process, target)
     said, _ = process.communicate()
     assert process.returncode == 3, said
     assert "NOT MEASURED" in said

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..evidence.accuracy import Accuracy
-from ..evidence.gates import STATUSES, Measurement, Status, Verdict, exit_code
+from ..evidence.gates import Judged, Measurement, Verdict
 from ..evidence.latency import Latency
 from ..machine import Machine
 
@@ -52,7 +52,7 @@ class Cause:
 
 
 @dataclass(frozen=True)
-class Check:
+class Check(Judged):
     """What was found out about a bundle, beside an older one, itself, or stored ratios.
 
     `latency` holds the arms "old" and "new", the sparse halves, in a comparison of bundles and a self-test, and
@@ -76,20 +76,6 @@ class Check:
     gates: tuple[Verdict, ...]
     causes: tuple[Cause, ...]
     notes: tuple[str, ...] = ()
-
-    @property
-    def exit_code(self) -> int:
-        return exit_code(self.gates)
-
-    @property
-    def passed(self) -> bool:
-        """Whether every gate passed."""
-        return self.exit_code == 0
-
-    @property
-    def verdict(self) -> Status:
-        """What the gates come to, all together."""
-        return STATUSES[self.exit_code]
 
     def __str__(self) -> str:
         from .tables import text

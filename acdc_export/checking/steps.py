@@ -15,7 +15,7 @@ from ..data import Data
 from ..errors import EngineError, UsageError
 from ..evidence import accuracy, latency, stats
 from ..evidence.accuracy import Accuracy
-from ..evidence.gates import Gate, GateError, Measurement, Verdict, judge, parse, sampled
+from ..evidence.gates import Gate, GateError, Measurement, Verdict, judge, parse, sampled, settled
 from ..evidence.latency import Latency, Plan, Samples
 from ..machine import Machine
 from ..pair import named
@@ -191,7 +191,7 @@ def _measure(
         _arms(setup),
         plan=replace(setup.plan, budget=share * setup.plan.budget),
         # What is stored is used for long: it gets the whole budget.
-        decided=None if setup.kind == "save" else partial(_decided, setup, entry),
+        decided=None if setup.kind == "save" else lambda found: settled(setup.gates, _timed(setup.kind, entry, found)),
         advance=partial(advance, detail="sparse halves" if setup.old else "sparse half and twin"),
     )
     samples = {"": raw}
@@ -222,13 +222,6 @@ def _timed(kind: Kind, entry: Entry | None, found: Latency) -> dict[str, Measure
     speedup = found.ratios.get("dense")
     compared = baseline.relative(speedup, entry.speedup) if speedup and entry else None
     return {"speedup": speedup, "latency.p50.ratio": compared}
-
-
-def _decided(setup: Setup, entry: Entry | None, found: Latency) -> bool:
-    """Whether every gate that asks for time is settled by what was measured so far."""
-    measured = _timed(setup.kind, entry, found)
-    timed = [gate for gate in setup.gates if gate.metric in measured]
-    return all(judge(gate, measured, final=False).status != "inconclusive" for gate in timed)
 
 
 def _beside_gates(setup: Setup, found: Latency) -> list[Verdict]:

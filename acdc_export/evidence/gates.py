@@ -186,6 +186,12 @@ def judge(gate: Gate, measured: Mapping[str, Measurement | None], *, final: bool
     return Verdict(gate.text, "inconclusive", shown)
 
 
+def settled(gates: Iterable[Gate], measured: Mapping[str, Measurement | None]) -> bool:
+    """Whether what was measured so far decides all of these gates that ask for it; more would change nothing."""
+    asked = [gate for gate in gates if gate.metric in measured]
+    return all(judge(gate, measured, final=False).status != "inconclusive" for gate in asked)
+
+
 def _shown(value: float, gate: Gate) -> str:
     """A number in as few digits as it takes to be seen on its own side of the limit: three, or four around 1."""
     if METRICS[gate.metric].unit == "bytes":
@@ -217,6 +223,26 @@ def exit_code(verdicts: Iterable[Verdict]) -> int:
     """
     codes = [_CODES[verdict.status] for verdict in verdicts]
     return combine(codes) if codes else 3
+
+
+class Judged:
+    """A record with gates, and what they come to."""
+
+    gates: tuple[Verdict, ...]
+
+    @property
+    def exit_code(self) -> int:
+        return exit_code(self.gates)
+
+    @property
+    def passed(self) -> bool:
+        """Whether every gate passed."""
+        return self.exit_code == 0
+
+    @property
+    def verdict(self) -> Status:
+        """What the gates come to, all together."""
+        return STATUSES[self.exit_code]
 
 
 def combine(codes: Iterable[int]) -> int:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ..evidence.accuracy import Accuracy
-from ..evidence.gates import STATUSES, Measurement, Status, Verdict, exit_code
+from ..evidence.gates import Judged, Measurement, Verdict
 from ..evidence.latency import Latency
 from ..evidence.parity import Parity
 from ..machine import Machine
@@ -89,7 +89,7 @@ class SizeFacts:
 
 
 @dataclass(frozen=True)
-class Report:
+class Report(Judged):
     """What was found out about one pair on one target on one machine."""
 
     created: str  # ISO 8601, UTC
@@ -109,20 +109,6 @@ class Report:
     measured: dict[str, Measurement | None]  # by gate metric
     gates: tuple[Verdict, ...]
     notes: tuple[str, ...] = field(default=())  # whatever was skipped, unavailable or unusual
-
-    @property
-    def exit_code(self) -> int:
-        return exit_code(self.gates)
-
-    @property
-    def passed(self) -> bool:
-        """Whether every gate passed."""
-        return self.exit_code == 0
-
-    @property
-    def verdict(self) -> Status:
-        """What the gates come to, all together."""
-        return STATUSES[self.exit_code]
 
     def __str__(self) -> str:
         from .terminal import text

@@ -18,7 +18,7 @@ from ..engines import Seat
 from ..errors import EngineError, GraphError, ModelRefused, PairError
 from ..evidence import accuracy, batches, latency, parity, stats
 from ..evidence.engine import Engine
-from ..evidence.gates import Gate, sampled
+from ..evidence.gates import Gate, sampled, settled
 from ..evidence.latency import Samples
 from ..pair import HALVES, Half, Pair, named
 from ..report import LayerRow, StepRow, Structure
@@ -281,7 +281,7 @@ def measure_latency(
                 batch_size=size,
                 plan=plan if judged else replace(plan, budget=plan.budget / 2),
                 alpha=alpha if judged else stats.ALPHA,
-                decided=partial(timing.decided, trial, gates) if judged else None,
+                decided=(lambda found: settled(gates, timing.metrics(trial, found))) if judged else None,
                 cpus=trial.machine.cpus,
                 advance=partial(advance, detail=f"batch {size}"),
             )

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
-from ..evidence.gates import Gate, Measurement, judge
+from ..evidence.gates import Measurement
 from ..evidence.latency import Latency
 from .setup import Trial
 
@@ -18,13 +16,6 @@ def metrics(trial: Trial, measured: Latency) -> dict[str, Measurement | None]:
         "speedup": speedup,
         "speedup.vs_control": _versus_control(trial, measured),
     }
-
-
-def decided(trial: Trial, gates: Iterable[Gate], measured: Latency) -> bool:
-    """Whether every gate that asks for time is settled by what was measured so far."""
-    found = metrics(trial, measured)
-    timed = [gate for gate in gates if gate.metric in found]
-    return all(judge(gate, found, final=False).status in ("pass", "fail") for gate in timed)
 
 
 def fastest_dense(measured: Latency) -> str | None:
