@@ -12,6 +12,7 @@ import importlib.util
 import json
 import os
 import platform
+import resource
 import signal
 import sys
 import time
@@ -90,10 +91,12 @@ class Served:
             os.sched_setaffinity(0, cpus)
         for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
             os.environ[variable] = str(threads)
+        gc.disable()  # importing a runtime makes nothing but what stays; looking for garbage takes a tenth of it
         self.model = import_engine(self.folder).load(model, batch_size, threads)
         # What was imported stays. Collecting it anew before every block of runs would take longer than the runs.
         gc.collect()
         gc.freeze()
+        gc.enable()
 
     def info(self):
         return self.model.info()
@@ -116,13 +119,15 @@ class Served:
         gc.collect()
         gc.disable()
         try:
+            preempted, processor = preemptions(), time.process_time_ns()
             for index in range(repeats):
                 start = clock()
                 once()
                 nanoseconds[index] = clock() - start
+            processor = time.process_time_ns() - processor
         finally:
             gc.enable()
-        return nanoseconds
+        return {"nanoseconds": nanoseconds, "processor": processor, "preempted": preemptions() - preempted}
 
     def timer(self):
         clock = time.perf_counter_ns
@@ -140,6 +145,11 @@ class Served:
 
     def close(self):
         return None
+
+
+def preemptions():
+    """How often a thread of this process had to leave its core to another process, so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
 
 
 def import_engine(folder):

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from .. import resources
 from ..config import Target
 from ..errors import EngineDied, EngineError, EngineTimeout, ModelRefused, RuntimeUnavailable, UsageError
-from ..evidence.engine import Arrays
+from ..evidence.engine import Arrays, Turn
 from ..files import output_errors
 from .environment import Environment
 
@@ -166,12 +166,12 @@ class Worker:
         self._saw(time.perf_counter() - start)
         return {name: np.load(file, allow_pickle=False) for name, file in outputs.items()}
 
-    def time(self, inputs: Arrays, repeats: int) -> NDArray[np.int64]:
+    def time(self, inputs: Arrays, repeats: int) -> Turn:
         limit = self._timeouts.run + repeats * min(self._timeouts.run, 20 * self._slowest)
         answer = self._call("time", limit, inputs=self._written(inputs), repeats=repeats)
-        nanoseconds = np.array(answer, dtype=np.int64)
+        nanoseconds = np.array(answer["nanoseconds"], dtype=np.int64)
         self._saw(float(nanoseconds.max(initial=0)) / 1e9)
-        return nanoseconds
+        return Turn(nanoseconds, answer["processor"], answer["preempted"])
 
     def peak_memory(self) -> int:
         return int(self._call("memory", self._timeouts.short))

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 Arrays = Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Turn:
+    """Some runs in a row, and what the process had of the processor meanwhile."""
+
+    nanoseconds: NDArray[np.int64]  # of each run, (runs,)
+    processor: int  # nanoseconds of processor time for all of them, all threads together
+    preempted: int  # times that a thread had to leave its core to another process (involuntary context switches)
 
 
 class Engine(Protocol):
@@ -30,8 +40,8 @@ class Engine(Protocol):
     def run(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
         """Outputs by name. Inputs by name, in the model's own shapes and dtypes."""
 
-    def time(self, inputs: Arrays, repeats: int) -> NDArray[np.int64]:
-        """Nanoseconds that each of `repeats` runs took, measured inside the process; shape `(repeats,)`."""
+    def time(self, inputs: Arrays, repeats: int) -> Turn:
+        """What `repeats` runs took, measured inside the process."""
 
     def peak_memory(self) -> int:
         """The most memory the process ever held, in bytes (resident)."""

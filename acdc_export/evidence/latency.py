@@ -10,6 +10,8 @@ Processes of the same model differ for as long as they live (pages, alignment, p
 averages out. So all arms are launched anew again and again, each launch gives one log ratio (the median over its
 rounds), and the interval is over launches (`stats.ratio`).
 
+Rounds in which another process had a part of the cores are left out (`contention`).
+
 The gates are looked at when stated shares of the budget are spent, and measuring ends early when they are decided.
 Every look spends a part of the error that the run may make (`stats.spent`), so that looking more than once doesn't
 make a wrong verdict likelier. docs/trust.md says how far this can be trusted, with figures.
@@ -21,26 +23,31 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
+from itertools import compress
 from random import Random
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import EngineError
 from ..progress import Advance
-from . import stats, steadiness
-from .engine import Arrays, Engine
+from . import contention, stats, steadiness
+from .engine import Arrays, Engine, Turn
 from .gates import Measurement
 from .steadiness import Steadiness
 
 Open = Callable[[], Engine]
 Clock = Callable[[], float]
 Times = NDArray[np.int64]  # raw nanoseconds of every run, (runs,)
-Samples = dict[str, Times]  # by "ARM.LAUNCH"
+Samples = dict[str, NDArray[Any]]  # the times by "ARM.LAUNCH"; by "counted.LAUNCH" which rounds count
 
 _LONGEST_TURN = 0.1
 """Seconds that a fast arm's turn may take beside a slow one's."""
+
+_FEWEST = 4
+"""Rounds that a launch has, and needs."""
 
 TAIL_RUNS = 1000
 """Runs of an arm from which on its 99th percentile is told: ten beyond it at least."""
@@ -94,14 +101,28 @@ class Latency:
 
 @dataclass
 class _Launch:
-    """What one launch of all arms gave, so far: by arm, the runs of each turn."""
+    """What one launch of all arms gave, so far: by arm, its turns."""
 
-    blocks: dict[str, list[Times]]
+    turns: dict[str, list[Turn]]
     memory: dict[str, int] = field(default_factory=dict)
     jumped: bool = False  # the clock did
+    cold: int = 0  # runs at the beginning of each turn that don't count
+
+    @property
+    def whole(self) -> bool:
+        """Whether it went to its end, by a clock that can be believed."""
+        return not self.jumped and len(self.memory) == len(self.turns)
+
+    def times(self, name: str) -> list[Times]:
+        """Nanoseconds of the runs of each turn of an arm."""
+        return [turn.nanoseconds[self.cold :] for turn in self.turns[name]]
 
     def medians(self, name: str) -> NDArray[np.float64]:
-        return np.array([np.median(block) for block in self.blocks[name]])
+        return np.array([np.median(times) for times in self.times(name)])
+
+    def only(self, counted: NDArray[np.bool_]) -> _Launch:
+        """The same launch without the rounds that don't count."""
+        return replace(self, turns={name: list(compress(turns, counted)) for name, turns in self.turns.items()})
 
 
 class _Looks:
@@ -147,6 +168,7 @@ def measure(
     """
     plan = plan or Plan()
     launches: list[_Launch] = []
+    fastest: dict[str, float] = {}
     looks = _Looks(plan.looks if decided else (), alpha)
     watch, random = steadiness.Watch(cpus), Random(0)
     begun, alternation, overhead, failure = clock(), plan.launch, 0.0, None
@@ -154,9 +176,9 @@ def measure(
         start = clock()
         launch = _Launch({name: [] for name in arms})
         try:
-            _conduct(launch, arms, inputs, replace(plan, launch=alternation), random, watch, clock)
+            _conduct(launch, arms, inputs, replace(plan, launch=alternation), fastest, random, watch, clock)
         except EngineError as error:
-            if not launches and not any(launch.blocks.values()):
+            if not launches and not any(launch.turns.values()):
                 raise
             failure = error.message
         launches.append(launch)
@@ -174,13 +196,7 @@ def measure(
         level = looks.take(share)
         found = _summary(batch_size, arms, launches, level, watch, failure, elapsed, looks.taken)
         if over or (decided and decided(found)):
-            samples = {
-                f"{name}.{at}": np.concatenate(blocks)
-                for at, one in enumerate(launches)
-                for name, blocks in one.blocks.items()
-                if blocks
-            }
-            return found, samples
+            return found, _samples(launches)
 
 
 def _conduct(
@@ -188,11 +204,15 @@ def _conduct(
     arms: Mapping[str, Open],
     inputs: Arrays,
     plan: Plan,
+    fastest: dict[str, float],
     random: Random,
     watch: steadiness.Watch,
     clock: Clock,
 ) -> None:
-    """Launch all arms, warm them up and let them alternate; what they took goes into `launch` as it comes."""
+    """Launch all arms, warm them up and let them alternate; what they took goes into `launch` as it comes.
+
+    `fastest` holds the nanoseconds of each arm's fastest run, in this launch and those before.
+    """
     with ExitStack() as stack:
         engines: dict[str, Engine] = {}
         for name in random.sample(list(arms), len(arms)):
@@ -202,10 +222,11 @@ def _conduct(
         watch.timer(max(engine.timer() for engine in engines.values()))
         for engine in engines.values():
             engine.pause()
-        medians = {name: _warm_up(engine, inputs, plan, clock) for name, engine in engines.items()}
+        for name, engine in engines.items():
+            fastest[name] = min(fastest.get(name, math.inf), _warm_up(engine, inputs, plan, clock))
         # Turns of one length for all: the machine's short spells then weigh as much in a fast arm as in a slow one.
-        turn = max(plan.block, min(_LONGEST_TURN, max(medians.values()) / 1e9))
-        runs = {name: _runs(median, turn) for name, median in medians.items()}
+        turn = max(plan.block, min(_LONGEST_TURN, max(fastest.values()) / 1e9))
+        runs = {name: _runs(once, turn) for name, once in fastest.items()}
         with watch.over(engines.values()):
             _alternate(launch, engines, inputs, runs, plan.launch, random, clock)
         for name, engine in engines.items():
@@ -214,11 +235,16 @@ def _conduct(
 
 
 def _warm_up(engine: Engine, inputs: Arrays, plan: Plan, clock: Clock) -> float:
-    """Run until the times settle; returns the nanoseconds that a run takes then."""
+    """Run until the times settle; returns the nanoseconds that the fastest run took.
+
+    The fastest, since it is what a neighbour's burst in this moment does not change: by medians, one of two equal arms
+    would get turns of several runs and the other of one.
+    """
     engine.resume()
-    start, last, runs = clock(), math.inf, 3
+    start, last, runs, fastest = clock(), math.inf, 3, math.inf
     while True:
-        median = float(np.median(engine.time(inputs, runs)))
+        times = engine.time(inputs, runs).nanoseconds
+        median, fastest = float(np.median(times)), min(fastest, float(times.min()))
         elapsed = clock() - start
         # Cold, a process gets faster from run to run; one that only got slower has settled, on a machine that has not.
         if elapsed > 8 * plan.warmup or (elapsed > plan.warmup and median > 0.95 * last):
@@ -226,12 +252,12 @@ def _warm_up(engine: Engine, inputs: Arrays, plan: Plan, clock: Clock) -> float:
         last = median
         runs = _runs(median, plan.warmup / 4)
     engine.pause()
-    return median
+    return fastest
 
 
-def _runs(median: float, seconds: float) -> int:
-    """How many runs of `median` nanoseconds come nearest to so many seconds; one at least."""
-    return min(200, max(1, round(seconds * 1e9 / max(median, 1.0))))
+def _runs(once: float, seconds: float) -> int:
+    """How many runs of `once` nanoseconds come nearest to so many seconds; one at least."""
+    return min(200, max(1, round(seconds * 1e9 / max(once, 1.0))))
 
 
 def _alternate(
@@ -247,21 +273,22 @@ def _alternate(
     order = list(engines)
     # The first run after the others finds cold caches. Turns of several runs leave it out; where a turn is a run or two
     # of some arm, which then takes longer than filling a cache does, it is what there is. One rule for all arms.
-    extra = 1 if min(runs.values()) > 2 else 0
+    launch.cold = 1 if min(runs.values()) > 2 else 0
     deadline = clock() + seconds
     done = 0
-    while done < 4 or done % 2 or clock() < deadline:
+    while done < _FEWEST or done % 2 or clock() < deadline:
         order = order[::-1] if done % 2 else random.sample(order, len(order))
         for name in order:
             engine = engines[name]
             engine.resume()
             start = clock()
-            times = engine.time(inputs, runs[name] + extra)
+            turn = engine.time(inputs, runs[name] + launch.cold)
             elapsed = clock() - start
             engine.pause()
             # Two clocks, the worker's and ours: runs that take no time, or more than we waited for, did not happen so.
+            times = turn.nanoseconds
             launch.jumped |= bool(times.min() <= 0) or float(times.sum()) / 1e9 > 1.5 * elapsed + 0.05
-            launch.blocks[name].append(times[extra:])
+            launch.turns[name].append(turn)
         done += 1
 
 
@@ -275,9 +302,11 @@ def _summary(
     seconds: float,
     looks: int,
 ) -> Latency:
-    """What the launches come to. Those in which the clock jumped count for nothing."""
-    whole = [launch for launch in launches if not launch.jumped and len(launch.memory) == len(arms)]
+    """What the launches come to. Those in which the clock jumped count for nothing, nor do disturbed rounds."""
     jumped = sum(launch.jumped for launch in launches)
+    whole = [launch for launch in launches if launch.whole]
+    contended, counted = contention.find([launch.turns for launch in whole], _FEWEST)
+    whole = [launch.only(rounds) for launch, rounds in zip(whole, counted, strict=True) if rounds.any()]
     first, *others = arms
     found = {name: _arm(name, whole) for name in arms} if whole else {}
     ratios, tails = {}, {}
@@ -290,19 +319,35 @@ def _summary(
                 tails[name] = stats.ratio(pairs, _tail_log_ratio, alpha, resamples=1_000)
     if not whole and failure is None:
         failure = "the clock jumped in every launch"
+    medians = [float(np.median(launch.medians(first))) for launch in whole]
     return Latency(
         batch_size=batch_size,
         arms=found,
         ratios=ratios,
         tails=tails,
         launches=len(whole),
-        rounds=sum(len(launch.blocks[first]) for launch in whole),
+        rounds=sum(len(launch.turns[first]) for launch in whole),
         seconds=round(seconds, 2),
         looks=looks,
         alpha=alpha,
-        steadiness=watch.found([float(np.median(launch.medians(first))) for launch in whole], jumped),
+        steadiness=watch.found(medians, jumped, contended),
         failure=failure,
     )
+
+
+def _samples(launches: Sequence[_Launch]) -> Samples:
+    """All that was measured, the disturbed included."""
+    found: Samples = {
+        f"{name}.{at}": np.concatenate(times)
+        for at, one in enumerate(launches)
+        for name in one.turns
+        if (times := one.times(name))
+    }
+    counted = iter(contention.find([one.turns for one in launches if one.whole], _FEWEST)[1])
+    for at, one in enumerate(launches):
+        nothing = np.zeros(min(map(len, one.turns.values())), dtype=bool)
+        found[f"counted.{at}"] = next(counted) if one.whole else nothing
+    return found
 
 
 def _mean(logs: Sequence[float]) -> float:
@@ -314,7 +359,7 @@ def _upper(name: str, launches: Sequence[_Launch]) -> list[tuple[Times, int]]:
 
     Resampling all runs, of a model of some microseconds, would take longer than the budget.
     """
-    taken = [np.concatenate(launch.blocks[name]) for launch in launches]
+    taken = [np.concatenate(launch.times(name)) for launch in launches]
     least = min(np.percentile(times, 95) for times in taken)
     return [(times[times >= least], int((times < least).sum())) for times in taken]
 
@@ -331,7 +376,7 @@ def _p99(launches: Sequence[tuple[Times, int]]) -> float:
 
 
 def _arm(name: str, launches: Sequence[_Launch]) -> Arm:
-    taken = np.concatenate([block for launch in launches for block in launch.blocks[name]])
+    taken = np.concatenate([times for launch in launches for times in launch.times(name)])
     p50, p90, p99 = (float(value) / 1e6 for value in np.percentile(taken, (50, 90, 99)))
     memory = max(launch.memory[name] for launch in launches)
     return Arm(name, len(taken), p50, p90, p99 if len(taken) >= TAIL_RUNS else None, memory)

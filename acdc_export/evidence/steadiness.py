@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from time import perf_counter, process_time
 
 from .. import machine
+from .contention import Contention
 from .engine import Engine
 
-DRIFT, STEAL, OTHERS, TIMER = 1.25, 0.01, 0.1, 0.01
-"""From where on a note is worth its line: p50 between launches, share of time stolen, cores, share of a run."""
+DRIFT, STEAL, OTHERS, TIMER, DISTURBED = 1.25, 0.01, 0.1, 0.01, 0.2
+"""From where on a note is worth its line: p50 between launches, share of time stolen, cores, share of a run, share of
+the rounds."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,7 @@ class Steadiness:
     others: float | None  # cores' worth of time that other processes took on the cores measured on
     timer: float  # nanoseconds from one reading of the workers' clock to the next
     jumps: int  # launches that were left out, since the clock jumped in them
+    contention: Contention  # rounds in which another process had a part of the cores
 
     def notes(self, p50: float) -> list[str]:
         """What was unsteady, a line each; `p50` in milliseconds is the fastest arm's."""
@@ -37,6 +40,16 @@ class Steadiness:
             found.append(f"the clock is coarse: a reading takes {self.timer:.0f} ns, a run {1e6 * p50:.0f} ns.")
         if self.jumps:
             found.append(f"the clock jumped in {self.jumps} of the launches, which were left out.")
+        if self.contention.uneven:
+            found.append(
+                f"'{self.contention.uneven}' lost processor time far more often than what it took turns with, which is "
+                "its own doing: no rounds were left out."
+            )
+        elif self.contention.disturbed > DISTURBED:
+            kept = "which were left out" if self.contention.left_out else "too many to leave them out"
+            found.append(
+                f"others took processor time in {100 * self.contention.disturbed:.0f} % of the rounds, {kept}."
+            )
         return found
 
 
@@ -68,7 +81,7 @@ class Watch:
         self._stolen += after.stolen - before.stolen
         self._seconds += perf_counter() - start
 
-    def found(self, medians: Sequence[float], jumps: int) -> Steadiness:
+    def found(self, medians: Sequence[float], jumps: int, contention: Contention) -> Steadiness:
         """What was seen so far; `medians` of the first arm, one a launch."""
         told = self._told and self._seconds > 0
         return Steadiness(
@@ -77,6 +90,7 @@ class Watch:
             others=max(0.0, self._busy - self._own) / self._seconds if told else None,
             timer=self._timer,
             jumps=jumps,
+            contention=contention,
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from acdc_export.checking.record import Check, Side
+from acdc_export.evidence.contention import Contention
 from acdc_export.evidence.gates import Measurement, Status, Verdict
 from acdc_export.evidence.latency import Arm, Latency
 from acdc_export.evidence.steadiness import Steadiness
@@ -22,6 +23,7 @@ SIDE = Side(
     locked={"deepsparse": "1.8.0", "numpy": "1.26.4"},
     precision="fp32",
     size=3_300_000,
+    model_sha256="1" * 64,
     zeros=900,
     total=1000,
     operators={"Conv": 5, "Relu": 4},
@@ -35,7 +37,7 @@ def latency(ratio: Measurement, *names: str) -> Latency:
     """A latency of two arms, the second over the first."""
     first, second = names or ("old", "new")
     arms = {name: Arm(name, 900, 1.0, 1.1, None, 100_000_000) for name in (first, second)}
-    steady = Steadiness(1.1, 0.0, 0.01, 50.0, 0)
+    steady = Steadiness(1.1, 0.0, 0.01, 50.0, 0, Contention(0.0, False))
     return Latency(16, arms, {second: ratio}, {}, 12, 240, 40.0, 2, 0.05, steady)
 
 

@@ -60,10 +60,10 @@ class Dying(Fake):
         super().__init__(**options)
         self.at = at
 
-    def time(self, inputs, repeats):  # type: ignore[no-untyped-def]
+    def times(self, repeats):  # type: ignore[no-untyped-def]
         if self.clock() >= self.at:
             raise EngineDied("the engine died of it", "bury it")
-        return super().time(inputs, repeats)
+        return super().times(repeats)
 
 
 class Jumping(Fake):
@@ -73,11 +73,11 @@ class Jumping(Fake):
         super().__init__(**options)
         self.begun, self.at, self.bend = self.clock(), at, bend
 
-    def time(self, inputs, repeats):  # type: ignore[no-untyped-def]
+    def times(self, repeats):  # type: ignore[no-untyped-def]
         bent = self.begun < self.at <= self.clock()
         if bent:
             self.at = math.inf
-        times = super().time(inputs, repeats)
+        times = super().times(repeats)
         return self.bend(times).astype(np.int64) if bent else times
 
 
@@ -95,7 +95,7 @@ def test_the_ratio_survives_a_machine_that_changes_its_pace(clock: Clock) -> Non
     assert ratio.value == pytest.approx(3.0, rel=0.01)
     assert ratio.high / ratio.low < 1.05
     assert found.steadiness.drift > 1.2
-    assert set(samples) == {f"{arm}.{launch}" for arm in ("sparse", "dense") for launch in range(found.launches)}
+    assert set(samples) == {f"{key}.{at}" for key in ("sparse", "dense", "counted") for at in range(found.launches)}
 
 
 def test_processes_that_differ_widen_the_interval(clock: Clock) -> None:
@@ -128,9 +128,9 @@ def test_one_arm_runs_while_the_others_are_paused(clock: Clock) -> None:
             super().close()
             awake.discard(id(self))
 
-        def time(self, inputs, repeats):  # type: ignore[no-untyped-def]
+        def times(self, repeats):  # type: ignore[no-untyped-def]
             assert awake == {id(self)}
-            return super().time(inputs, repeats)
+            return super().times(repeats)
 
     made = {name: Kept(Watched, clock=clock) for name in ("sparse", "dense", "dense@ort")}
     found, _ = measure(clock, made, replace(QUICK, most=3))
@@ -161,11 +161,11 @@ class Cold(Fake):
     def _once(self) -> float:
         return sum(super(Cold, self)._once() for _ in range(1 if self.warm else 10))
 
-    def time(self, inputs, repeats):  # type: ignore[no-untyped-def]
+    def times(self, repeats):  # type: ignore[no-untyped-def]
         self.warm = False
-        first = super().time(inputs, 1)
+        first = super().times(1)
         self.warm = True
-        return np.concatenate([first, super().time(inputs, repeats - 1)])
+        return np.concatenate([first, super().times(repeats - 1)])
 
 
 @pytest.mark.parametrize(("cost", "runs", "shown"), [(10 * MS, 1, {100 * MS}), (1 * MS, 5, {1 * MS})])
@@ -267,7 +267,7 @@ def test_of_an_engine_that_dies_there_are_samples_but_no_ratios(clock: Clock, at
     assert (found.ratios, found.tails) == ({}, {})
     assert found.launches == died
     assert set(found.arms) == (set(made) if died else set())
-    assert set(samples) == {f"{arm}.{launch}" for arm in made for launch in range(died + 1)}
+    assert set(samples) == {f"{key}.{launch}" for key in (*made, "counted") for launch in range(died + 1)}
     whole = len(samples["dense.0"]) if died else 100
     assert whole / 2 < len(samples[f"dense.{died}"]) < 0.9 * whole
     assert found.rounds == died * whole
@@ -301,7 +301,7 @@ def test_an_engine_that_can_not_be_opened_again_is_told(clock: Clock) -> None:
     found, samples = measure(clock, {**steady(clock, a=1 * MS), "b": lambda: next(opens)()})
     assert found.failure == "can't be opened"
     assert (found.launches, found.ratios) == (1, {})
-    assert set(samples) == {"a.0", "b.0"}
+    assert set(samples) == {"a.0", "b.0", "counted.0", "counted.1"}
 
 
 @pytest.mark.parametrize(
@@ -324,7 +324,8 @@ def test_a_launch_in_which_the_clock_jumps_is_left_out(
     found, samples = measure(clock, arms, replace(QUICK, most=7))
     assert found.steadiness.jumps == jumps
     assert found.launches == 7 - jumps
-    assert len(samples) == 2 * 7  # the raw times of all of them are kept
+    assert len(samples) == 3 * 7  # the raw times of all of them are kept
+    assert sum(samples[f"counted.{at}"].any() for at in range(7)) == 7 - jumps
     assert found.arms["dense"].runs == sum(len(samples[f"dense.{at}"]) for at in range(7) if at != 2 or not jumps)
     assert found.ratios["dense"].value == pytest.approx(3.0)
     assert found.failure is None
@@ -333,13 +334,13 @@ def test_a_launch_in_which_the_clock_jumps_is_left_out(
 
 def test_a_clock_that_jumps_in_every_launch_is_a_failure(clock: Clock) -> None:
     class Stopped(Fake):
-        def time(self, inputs, repeats):  # type: ignore[no-untyped-def]
-            return 0 * super().time(inputs, repeats)
+        def times(self, repeats):  # type: ignore[no-untyped-def]
+            return 0 * super().times(repeats)
 
     found, samples = measure(clock, {**steady(clock, a=1 * MS), "b": partial(Stopped, clock=clock)})
     assert found.failure == "the clock jumped in every launch"
     assert (found.launches, found.arms, found.ratios) == (0, {}, {})
-    assert found.steadiness.jumps == len(samples) / 2 > 1
+    assert found.steadiness.jumps == len(samples) / 3 > 1
 
 
 def test_percentiles_only_with_enough_runs(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -387,8 +388,8 @@ def test_an_arm_is_what_all_of_its_launches_took(clock: Clock) -> None:
     arms: dict[str, Open] = {"a": lambda: Fake(cost=next(costs), memory=next(memories), clock=clock)}
     plan = replace(QUICK, most=3, launch=0.0)  # four rounds each
     arm = measure(clock, arms, plan)[0].arms["a"]
-    assert (arm.runs, arm.p50, arm.p90, arm.memory) == (20 + 8 + 8, 1.0, 3.0, 30)
-    assert latency.throughput(arm, 3) == pytest.approx(3000)
+    assert (arm.runs, arm.p50, arm.p90, arm.memory) == (3 * 20, 2.0, 3.0, 30)  # turns are as long as the fastest needs
+    assert latency.throughput(arm, 3) == pytest.approx(1500)
 
 
 def test_notes_name_the_batch_size(clock: Clock) -> None:
@@ -399,7 +400,7 @@ def test_notes_name_the_batch_size(clock: Clock) -> None:
 def test_the_archive_names_batch_size_arm_and_launch(clock: Clock) -> None:
     samples = {size: measure(clock, steady(clock, a=1 * MS), replace(QUICK, most=2))[1] for size in (1, 64)}
     archive = latency.archive(samples)
-    assert set(archive) == {"b1.a.0", "b1.a.1", "b64.a.0", "b64.a.1"}
+    assert set(archive) == {f"b{size}.{key}.{at}" for size in (1, 64) for key in ("a", "counted") for at in (0, 1)}
     assert archive["b64.a.1"] is samples[64]["a.1"]
 
 

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from acdc_export import machine
 from acdc_export.errors import EngineDied
 from acdc_export.evidence import steadiness
+from acdc_export.evidence.contention import Contention
 from acdc_export.evidence.steadiness import Steadiness, Watch
 from acdc_export.machine import CoreTimes
 
 from .fakes import Fake
 
-STEADY = Steadiness(drift=1.25, steal=0.01, others=0.1, timer=100.0, jumps=0)  # at every threshold, beyond none
+NONE = Contention(disturbed=0.2, left_out=True)  # no more than is worth a word
+STEADY = Steadiness(
+    drift=1.25, steal=0.01, others=0.1, timer=100.0, jumps=0, contention=NONE
+)  # none beyond its threshold
 P50 = 0.01  # milliseconds, a hundred readings of the clock
 
 
@@ -27,9 +32,22 @@ P50 = 0.01  # milliseconds, a hundred readings of the clock
         ({"others": 0.35}, "other processes kept 0.35 of the cores measured on busy."),
         ({"timer": 101.0}, "the clock is coarse: a reading takes 101 ns, a run 10000 ns."),
         ({"jumps": 2}, "the clock jumped in 2 of the launches, which were left out."),
+        (
+            {"contention": Contention(0.214, left_out=True)},
+            "others took processor time in 21 % of the rounds, which were left out.",
+        ),
+        (
+            {"contention": Contention(0.9, left_out=False)},
+            "others took processor time in 90 % of the rounds, too many to leave them out.",
+        ),
+        (
+            {"contention": Contention(0.1, left_out=False, uneven="new")},
+            "'new' lost processor time far more often than what it took turns with, which is its own doing: no rounds "
+            "were left out.",
+        ),
     ],
 )
-def test_a_note_says_how_much_it_was(change: dict[str, float], note: str) -> None:
+def test_a_note_says_how_much_it_was(change: dict[str, Any], note: str) -> None:
     assert STEADY.notes(P50) == []
     assert replace(STEADY, **change).notes(P50) == [note]
 
@@ -69,7 +87,7 @@ def test_what_the_engines_and_this_process_do_not_take_is_taken_by_others(cores:
             cores.spend(seconds=10.0, busy=12.0, stolen=0.5, own=1.0)
             engines[0].busy += 6.0
             engines[1].busy += 3.0
-    found = watch.found([1.0], jumps=3)
+    found = watch.found([1.0], jumps=3, contention=NONE)
     assert found.others == pytest.approx((12 - 1 - 6 - 3) / 10)
     assert found.steal == pytest.approx(0.5 / (2 * 10))
     assert found.jumps == 3
@@ -80,7 +98,7 @@ def test_less_than_nothing_is_not_taken_by_others(cores: Cores) -> None:
     watch = Watch([0])
     with watch.over([]):
         cores.spend(seconds=1.0, busy=0.5, own=0.6)
-    assert watch.found([1.0], jumps=0).others == 0
+    assert watch.found([1.0], jumps=0, contention=NONE).others == 0
 
 
 def test_a_launch_that_broke_off_is_not_counted(cores: Cores) -> None:
@@ -88,7 +106,7 @@ def test_a_launch_that_broke_off_is_not_counted(cores: Cores) -> None:
     with pytest.raises(EngineDied), watch.over([]):
         cores.spend(seconds=1.0, busy=1.0)
         raise EngineDied("dead", "bury it")
-    assert watch.found([], jumps=0).others is None
+    assert watch.found([], jumps=0, contention=NONE).others is None
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
@@ -99,7 +117,7 @@ def test_a_system_that_does_not_tell_once_is_not_believed(cores: Cores, when: st
     told, cores.times = cores.times, None if when == "before" else cores.times
     with watch.over([]):
         cores.times = None if when == "after" else told
-    found = watch.found([1.0], jumps=0)
+    found = watch.found([1.0], jumps=0, contention=NONE)
     assert (found.steal, found.others) == (None, None)
 
 
@@ -107,7 +125,7 @@ def test_without_cores_to_watch_nothing_is_said_of_them(cores: Cores) -> None:
     watch = Watch([])
     with watch.over([]):
         cores.spend(seconds=1.0, busy=1.0)
-    found = watch.found([1.0], jumps=0)
+    found = watch.found([1.0], jumps=0, contention=NONE)
     assert (found.steal, found.others) == (None, None)
 
 
@@ -115,8 +133,8 @@ def test_drift_is_between_launches_and_the_slowest_timer_counts() -> None:
     watch = Watch([])
     for nanoseconds in (20.0, 70.0, 30.0):
         watch.timer(nanoseconds)
-    assert watch.found([2.0, 1.0, 1.5], jumps=0) == Steadiness(2.0, None, None, 70.0, 0)
-    assert watch.found([], jumps=0).drift == 1.0
+    assert watch.found([2.0, 1.0, 1.5], 0, NONE) == Steadiness(2.0, None, None, 70.0, 0, NONE)
+    assert watch.found([], jumps=0, contention=NONE).drift == 1.0
 
 
 STAT = """cpu  9 9 9 9 9 9 9 9 9 9

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from acdc_export.evidence.accuracy import Accuracy, ClassCount
+from acdc_export.evidence.contention import Contention
 from acdc_export.evidence.gates import Measurement, Status, Verdict
 from acdc_export.evidence.latency import Arm, Latency
 from acdc_export.evidence.parity import Parity
@@ -81,7 +82,7 @@ def example(*statuses: Status, **changes: object) -> Report:
                 seconds=21.0,
                 looks=1,
                 alpha=0.025,
-                steadiness=Steadiness(1.1, 0.0, 0.02, 60.0, 0),
+                steadiness=Steadiness(1.1, 0.0, 0.02, 60.0, 0, Contention(0.05, True)),
             )
         },
         control="dense",

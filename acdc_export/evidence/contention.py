@@ -1,0 +1,76 @@
+"""Which rounds another process disturbed: told by the processor time that the workers lost in them.
+
+A process that gets onto one of the cores stretches a run of some milliseconds to several times that, in one arm or the
+other. Alternation does not cancel what lasts no longer than a turn; but a run tells it of itself. Undisturbed, the
+threads of a runtime get the cores for a share of the time that stays the same from turn to turn. A turn whose share is
+clearly below that of its arm, and in which a thread had to leave its core, was disturbed, and its whole round is left
+out: for all arms, so that none is favoured.
+
+What an arm does to itself has to count. So nothing is left out where one arm is hit far more often than another,
+whose turns are as long: that is no third party's doing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .engine import Turn
+
+LOST = 0.1
+"""From which loss on, of the processor time that an arm usually gets, a turn was disturbed."""
+
+_LEAST = 0.25  # of the rounds have to be left: where nearly all are disturbed, that is how the machine is
+_UNEVEN, _BY_CHANCE = 3.0, 10  # times as often as the other arm, and by more turns than that
+
+
+@dataclass(frozen=True)
+class Contention:
+    """How much of a measurement was disturbed."""
+
+    disturbed: float  # share of the rounds, 0 to 1
+    left_out: bool
+    uneven: str | None = None  # the arm that was hit far more often than another, which is its own doing
+
+
+def find(launches: Sequence[Mapping[str, Sequence[Turn]]], fewest: int) -> tuple[Contention, list[NDArray[np.bool_]]]:
+    """What was disturbed, and for each launch which of its rounds count; shape `(rounds,)`.
+
+    In a launch of which fewer than `fewest` rounds are left, none counts.
+    """
+    if not launches:
+        return Contention(0.0, False), []
+    names, first = list(launches[0]), next(iter(launches[0]))
+    hit = {name: _hit([turn for launch in launches for turn in launch[name]]) for name in names}
+    disturbed, uneven = np.logical_or.reduce(list(hit.values())), _uneven(hit)
+    share = float(disturbed.mean())
+    everything = [np.ones(len(launch[first]), dtype=bool) for launch in launches]
+    if uneven or not 0 < share <= 1 - _LEAST:
+        return Contention(share, False, uneven), everything
+    kept = np.split(~disturbed, np.cumsum([len(launch[first]) for launch in launches])[:-1])
+    counted = [rounds if rounds.sum() >= fewest else np.zeros_like(rounds) for rounds in kept]
+    if sum(rounds.any() for rounds in counted) < min(2, len(launches)):
+        return Contention(share, False), everything
+    return Contention(share, True), counted
+
+
+def _hit(turns: Sequence[Turn]) -> NDArray[np.bool_]:
+    """Which turns of an arm were disturbed."""
+    shares = np.array([turn.processor / max(1, turn.nanoseconds.sum()) for turn in turns])
+    preempted = np.array([turn.preempted > 0 for turn in turns])
+    usual = np.percentile(shares, 75)  # an undisturbed one's, even where more than half are disturbed
+    found: NDArray[np.bool_] = preempted & (shares < (1 - LOST) * usual)
+    return found
+
+
+def _uneven(hit: Mapping[str, NDArray[np.bool_]]) -> str | None:
+    """The arm that was hit far more often than another in the same rounds, if there is one."""
+    for name, turns in hit.items():
+        for other in hit.values():
+            alone, others = int((turns & ~other).sum()), int((other & ~turns).sum())
+            if alone > _UNEVEN * others + _BY_CHANCE:
+                return name
+    return None

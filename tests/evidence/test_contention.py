@@ -1,0 +1,143 @@
+"""Rounds that another process disturbed are left out, for all arms; what an arm does to itself is not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from acdc_export.evidence import contention, latency
+from acdc_export.evidence.contention import Contention
+from acdc_export.evidence.engine import Turn
+from acdc_export.evidence.latency import Plan
+
+from .fakes import Clock, Fake
+
+MS = 1e6
+FREE = Turn(np.array([1000]), 2000, 0)  # two threads, both of them with a core of their own
+HIT = Turn(np.array([5000]), 6000, 4)
+X = {"x": np.zeros((4, 1), dtype=np.float32)}
+
+
+def launch(a: str, b: str) -> dict[str, list[Turn]]:
+    """`.` is an undisturbed turn, `!` a disturbed one."""
+    return {name: [HIT if turn == "!" else FREE for turn in turns] for name, turns in (("a", a), ("b", b))}
+
+
+def counted(*launches: dict[str, list[Turn]], fewest: int = 1) -> tuple[Contention, list[list[int]]]:
+    found, rounds = contention.find(launches, fewest)
+    return found, [np.flatnonzero(one).tolist() for one in rounds]
+
+
+def test_a_round_is_left_out_whichever_arm_was_hit() -> None:
+    found, rounds = counted(launch("..!.", "...."), launch("....", "!..!"))
+    assert found == Contention(3 / 8, left_out=True)
+    assert rounds == [[0, 1, 3], [1, 2]]
+
+
+def test_a_launch_with_too_few_others_counts_for_nothing() -> None:
+    found, rounds = counted(launch("....", "...."), launch(".!!!", "...."), launch("....", "...."), fewest=2)
+    assert found.left_out
+    assert rounds == [[0, 1, 2, 3], [], [0, 1, 2, 3]]
+
+
+def test_where_nearly_all_is_disturbed_all_of_it_counts() -> None:
+    found, rounds = counted(launch("!.!.", ".!.!"), launch("..!!", "!!.."))
+    assert found == Contention(1.0, left_out=False)
+    assert rounds == [[0, 1, 2, 3], [0, 1, 2, 3]]
+
+
+def test_one_launch_that_is_left_of_many_is_none() -> None:
+    assert counted(launch("....", "...."), launch("..!!", "!..."), fewest=2) == (
+        Contention(3 / 8, left_out=False),
+        [[0, 1, 2, 3], [0, 1, 2, 3]],
+    )
+
+
+def test_what_an_arm_does_to_itself_counts() -> None:
+    """Its threads wait for each other: nobody else is hit in the rounds in which it is."""
+    found, rounds = counted(launch("....." * 8, "!...." * 8), launch("....." * 8, "..!.." * 8))
+    assert found == Contention(0.2, left_out=False, uneven="b")
+    assert all(len(one) == 40 for one in rounds)
+
+
+def test_less_processor_time_without_being_preempted_is_no_disturbance() -> None:
+    """A runtime whose threads sleep now and then."""
+    asleep = Turn(np.array([5000]), 6000, 0)
+    found, _ = contention.find([{"a": [FREE, asleep, FREE, asleep], "b": [FREE] * 4}], 1)
+    assert found == Contention(0.0, left_out=False)
+
+
+def test_of_no_launch_there_is_nothing_to_say() -> None:
+    assert contention.find([], 4) == (Contention(0.0, left_out=False), [])
+
+
+TURNS = st.builds(
+    Turn,
+    st.lists(st.integers(0, 10**9), min_size=1, max_size=3).map(np.array),
+    st.integers(0, 10**10),
+    st.integers(0, 5),
+)
+
+
+@given(st.lists(st.integers(1, 6).flatmap(lambda n: st.lists(st.tuples(TURNS, TURNS), min_size=n)), max_size=4))
+def test_for_any_turns_there_are_rounds_that_count(rounds: list[list[tuple[Turn, Turn]]]) -> None:
+    launches = [{"a": [a for a, _ in one], "b": [b for _, b in one]} for one in rounds]
+    found, left = contention.find(launches, 2)
+    assert [len(one) for one in left] == [len(one) for one in rounds]
+    assert 0 <= found.disturbed <= 1
+    if not found.left_out:
+        assert all(one.all() for one in left)
+    else:
+        assert sum(one.any() for one in left) >= min(2, len(left))
+        assert all(one.sum() == 0 or one.sum() >= 2 for one in left)
+
+
+class Shared(Fake):
+    """One of two cores is somebody else's for a part of every third of a second: runs then take five times as long."""
+
+    def __init__(self, random: np.random.Generator, **options: Any) -> None:
+        super().__init__(**options)
+        self.random, self.hit = random, False
+
+    def _once(self) -> float:
+        self.hit = self.clock() % 0.33 < 0.12
+        cost = self.cost * self.random.normal(1, 0.01) * (self.random.uniform(1.5, 8) if self.hit else 1)  # type: ignore[operator]
+        self.clock.now += cost / 1e9
+        return float(cost)
+
+    def time(self, inputs, repeats):  # type: ignore[no-untyped-def]
+        turn = super().time(inputs, repeats)
+        return Turn(turn.nanoseconds, int(turn.nanoseconds.sum() * (1.1 if self.hit else 2)), int(self.hit))
+
+
+@pytest.mark.parametrize("slower", [1.0, 1.05])
+def test_a_neighbour_costs_rounds_but_not_the_verdict(slower: float) -> None:
+    clock, random = Clock(), np.random.default_rng(0)
+    clock.now = 0.12  # both are warmed up undisturbed, so that a turn is of one run
+    found, samples = latency.measure(
+        {
+            "old": lambda: Shared(random, cost=7 * MS, clock=clock),
+            "new": lambda: Shared(random, cost=7 * slower * MS, clock=clock),
+        },
+        X,
+        batch_size=4,
+        plan=Plan(budget=10.0),
+        clock=clock,
+    )
+    ratio = found.ratios["new"]
+    assert ratio.low <= slower <= ratio.high
+    assert ratio.high / ratio.low < 1.02
+    assert found.arms["old"].p90 == pytest.approx(7, rel=0.05)
+    assert found.steadiness.contention.left_out
+    # What was left out is in the samples, and can be told from what counts.
+    kept, taken = (
+        np.concatenate([v for k, v in samples.items() if k.startswith(f"{arm}.")]) for arm in ("counted", "old")
+    )
+    assert kept.sum() == found.rounds
+    assert len(kept) == len(taken)
+    assert np.median(taken[kept]) / 1e6 == pytest.approx(found.arms["old"].p50)
+    assert found.steadiness.contention.disturbed == pytest.approx(1 - kept.mean())
