@@ -14,7 +14,8 @@ demo: $(VENV)/installed
 	$(ACCEPT) $(BIN)/acdc-export --target cpu
 
 test: lint types
-	$(ACCEPT) $(BIN)/pytest --numprocesses 2 --dist loadfile --durations 10
+	$(ACCEPT) $(BIN)/pytest --numprocesses 2 --dist loadfile --durations 10 -m 'not alone'
+	$(ACCEPT) $(BIN)/pytest -m alone
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

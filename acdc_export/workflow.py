@@ -311,8 +311,10 @@ def check(
             made with.
         self_test: the new bundle against itself: how far can a verdict be trusted here?
         baseline: a file of stored ratios, for where the old bundle can't run.
-        save: the file to store this bundle's ratios in.
-        gates: to be judged by instead of `latency.p50.ratio <= 1.03`; those of the target stay.
+        save: the file to store this bundle's ratios in, beside those of earlier checks: at least four of them, at
+            different times, tell how far the ratio moves by itself.
+        gates: to be judged by instead of `latency.p50.ratio <= 1.03` (1.10 beside stored ratios); those of the target
+            stay.
         budget: seconds of measuring, at most. It ends early when the gates are decided.
         data: for accuracy on the same samples, with `against`.
         twins: measure the dense twins as well, with `against`, for a quarter of the budget: they tell a slower engine
@@ -380,8 +382,10 @@ def check(
     if history is not None:
         checking.append_history(Path(history), found)
     if save is not None and found.passed and (entry := checking.entry(found)):
-        checking.baseline.save(Path(save), manifest, entry)
-        progress.say(f"Stored the speed-up in {save}.")
+        stored = checking.baseline.save(Path(save), manifest, entry)
+        progress.say(f"Stored the speed-up in {save}, which holds {len(stored.checks)} of this model on such machines.")
+        for note in checking.baseline.notes(stored):
+            progress.say(note)
     return found
 
 

@@ -77,6 +77,7 @@ def test_a_self_test_leaves_all_that_it_measured(bundle: Path, tmp_path: Path) -
     assert fingerprints(bundle) == before
 
 
+@pytest.mark.alone
 def test_a_slowdown_is_found_and_laid_to_the_engine(bundle: Path, tmp_path: Path) -> None:
     target = slowed(tmp_path, 100, "onnxruntime")
     done = run(
@@ -108,14 +109,25 @@ def test_accuracy_of_both_on_the_same_samples(bundle: Path, labelled: Path, tmp_
     assert found.accuracy.samples == 200
 
 
+@pytest.mark.alone
 def test_stored_ratios_of_this_machine_and_of_another(bundle: Path, tmp_path: Path) -> None:
     baseline = tmp_path / "ci" / "cpu.json"
-    saved = check(bundle, save=baseline, budget=12, out=tmp_path / "checks")
-    assert saved.passed
+    saved = run("check", bundle, "--save", baseline, "--budget", 12, cwd=tmp_path)
+    assert saved.returncode == 0, saved.stdout + saved.stderr
+    assert "One stored check tells nothing of how far the ratio moves" in saved.stderr
+    alone = check(bundle, baseline=baseline, budget=4, out=tmp_path / "checks")
+    assert alone.exit_code == 4
+    assert any("Store more of the same bundle" in note for note in alone.notes)
+
+    document = json.loads(baseline.read_text())
+    (stored,) = document["entries"][0]["checks"]
+    document["entries"][0]["checks"] = [stored] * 3
+    baseline.write_text(json.dumps(document))
     found = check(bundle, baseline=baseline, gates=LOOSE, budget=8, out=tmp_path / "checks")
     assert found.passed
     assert found.old is None
-    document = json.loads(baseline.read_text())
+    assert any("The 3 stored checks differ by 0.0 %" in note for note in found.notes)
+
     document["entries"][0]["machine"]["cores"] += 62
     baseline.write_text(json.dumps(document))
     mistake(3, "no ratios of a machine like this one", "check", bundle, "--baseline", baseline, "-q", cwd=tmp_path)
@@ -127,6 +139,7 @@ def test_a_vague_ratio_is_not_stored(bundle: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "cpu.json").exists()
 
 
+@pytest.mark.alone
 def test_of_another_model_is_no_baseline(bundle: Path, writable: Path, tmp_path: Path) -> None:
     baseline = tmp_path / "cpu.json"
     assert check(bundle, save=baseline, budget=12, out=tmp_path / "checks").passed

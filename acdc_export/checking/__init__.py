@@ -3,13 +3,14 @@
 from . import baseline
 from .contender import Contender, find_target, prepare
 from .record import SCHEMA_VERSION, Cause, Check, Kind, Side
-from .steps import REGRESSION, Setup, conduct, gates
+from .steps import REGRESSION, STORED, Setup, conduct, gates
 from .tables import markdown, render
 from .writing import append_history, check_place, entry, to_json, write
 
 __all__ = [
     "REGRESSION",
     "SCHEMA_VERSION",
+    "STORED",
     "Cause",
     "Check",
     "Contender",

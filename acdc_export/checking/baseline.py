@@ -2,6 +2,10 @@
 
 A ratio outlives the milliseconds that it was made of, but not the machine: another instruction set or number of cores
 changes the two halves by different factors. A baseline is thus a list of entries, one for each class of machines.
+
+Nor is it the same at every hour: what else the machine does slows a sparse half by another factor than its twin. The
+interval of a single check knows nothing of that. So an entry holds several checks of the same model, and a new one is
+judged by how far these lie apart (a prediction interval); beside a single one, nothing can be said.
 """
 
 from __future__ import annotations
@@ -9,6 +13,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import statistics
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,9 +21,16 @@ from typing import Any, ClassVar
 from ..bundle import Manifest
 from ..errors import BaselineError, UnlikeMachine
 from ..evidence.gates import Measurement
+from ..evidence.stats import t_quantile
 from ..files import output_errors, read_record
 
 SCHEMA_VERSION = 1
+
+KEPT = 30
+"""Checks that an entry holds; older ones say less of what the machine does now."""
+
+FEW = 4
+"""Fewer checks than these make wide intervals: Student's t with so few degrees of freedom."""
 
 _ELSEWHERE = "with --save"
 
@@ -39,18 +51,40 @@ class MachineClass:
 
 
 @dataclass(frozen=True)
+class Stored:
+    """What one check found."""
+
+    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
+
+    created: str
+    speedup: Measurement  # the twin's median latency over the sparse half's
+
+
+@dataclass(frozen=True)
 class Entry:
-    """What was measured on one class of machines."""
+    """What was measured of one model on one class of machines."""
 
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
 
     machine: MachineClass
-    created: str
     runtime: str
     version: str
-    speedup: Measurement  # the twin's median latency over the sparse half's
+    model_sha256: str  # of the sparse half's file
     zeros: int | None
     total: int | None
+    checks: tuple[Stored, ...]  # the oldest first
+
+    @property
+    def spread(self) -> float | None:
+        """Standard deviation of the checks' logarithms, or None where there is a single one."""
+        logs = [math.log(one.speedup.value) for one in self.checks]
+        return statistics.stdev(logs) if len(logs) > 1 else None
+
+    def joined(self, older: Entry) -> Entry:
+        """This entry with the checks of an older one before its own, if that is of the same model and runtime."""
+        if replace(older, checks=()) != replace(self, checks=()):
+            return self
+        return replace(self, checks=(*older.checks, *self.checks)[-KEPT:])
 
 
 @dataclass(frozen=True)
@@ -95,14 +129,19 @@ def read(path: Path, manifest: Manifest) -> Baseline:
     ):
         if here != stored:
             raise BaselineError(f"{path} is of the {what} {stored}; the bundle's is {here}.", anew)
-    numbers = [(entry.speedup.low, entry.speedup.value, entry.speedup.high) for entry in found.entries]
-    if not all(0 < low <= value <= high < math.inf for low, value, high in numbers):
+    if not all(entry.checks for entry in found.entries):
+        raise BaselineError(f"{path} holds an entry without a check.", anew)
+    speedups = [one.speedup for entry in found.entries for one in entry.checks]
+    if not all(0 < one.low <= one.value <= one.high < math.inf for one in speedups):
         raise BaselineError(f"{path} holds a speed-up that is none.", anew)
     return found
 
 
-def save(path: Path, manifest: Manifest, entry: Entry) -> None:
-    """Write the entry into a baseline, in place of the one of its class of machines; the others stay.
+def save(path: Path, manifest: Manifest, entry: Entry) -> Entry:
+    """Write the entry into a baseline; returns what its class of machines has there now.
+
+    It joins the checks that are there, if they are of the same model and runtime, and else takes their place. Entries
+    of other classes stay.
 
     Raises:
         BaselineError: the file that is there is another's.
@@ -110,7 +149,10 @@ def save(path: Path, manifest: Manifest, entry: Entry) -> None:
     """
     entries: tuple[Entry, ...] = ()
     if path.exists():
-        entries = tuple(old for old in read(path, manifest).entries if old.machine != entry.machine)
+        there = read(path, manifest).entries
+        for old in there:
+            entry = entry.joined(old)
+        entries = tuple(old for old in there if old.machine != entry.machine)
     made = Baseline(manifest.name, manifest.target, manifest.precision, manifest.gated_batch_size, (*entries, entry))
     text = json.dumps({"schema_version": SCHEMA_VERSION, **asdict(made)}, indent=2, allow_nan=False) + "\n"
     temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
@@ -121,14 +163,38 @@ def save(path: Path, manifest: Manifest, entry: Entry) -> None:
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
+    return entry
 
 
-def relative(now: Measurement, stored: Measurement) -> Measurement:
-    """How many times as long the sparse half takes as the stored speed-up lets expect, with both intervals in it.
+def relative(now: Measurement, entry: Entry, alpha: float) -> Measurement:
+    """How many times as long the sparse half takes as the stored speed-ups let expect.
 
-    Both are of speed-ups, on the logarithm independent and symmetric: their half-widths add as squares.
+    The interval is where a check of the same model lies but for a share `alpha` of all times: a prediction interval
+    on the logarithm, Student's t over the stored checks (Hahn and Meeker 1991, section 4.3). It is never narrower than
+    those of the checks themselves. Beside a single stored check it is endless.
     """
-    value = stored.value / now.value
-    halves = [math.log(one.high / one.low) / 2 if one.low > 0 else math.inf for one in (now, stored)]
-    spread = math.exp(math.hypot(*halves))
-    return replace(now, value=value, low=value / spread, high=value * spread)
+    logs = [math.log(one.speedup.value) for one in entry.checks]
+    count, spread = len(logs), entry.spread
+    value = math.exp(sum(logs) / count) / now.value
+    if spread is None or now.low <= 0:
+        return replace(now, value=value, low=0.0, high=math.inf)
+    between = t_quantile(alpha, count - 1) * spread * math.sqrt(1 + 1 / count)
+    stored = math.sqrt(sum(_half(one.speedup) ** 2 for one in entry.checks)) / count
+    factor = math.exp(min(700.0, max(between, math.hypot(_half(now), stored))))
+    return replace(now, value=value, low=value / factor, high=value * factor)
+
+
+def notes(entry: Entry) -> list[str]:
+    """What a reader has to know of the stored checks."""
+    if entry.spread is None:
+        return [
+            "One stored check tells nothing of how far the ratio moves from check to check, so nothing can be decided "
+            f"by it. Store more of the same bundle, at different times: {FEW} at least."
+        ]
+    few = f" With fewer than {FEW} intervals are wide." if len(entry.checks) < FEW else ""
+    return [f"The {len(entry.checks)} stored checks differ by {100 * entry.spread:.1f} % (standard deviation).{few}"]
+
+
+def _half(one: Measurement) -> float:
+    """Half of the width of an interval, on the logarithm."""
+    return math.log(one.high / one.low) / 2

@@ -46,6 +46,7 @@ class Contender:
     def examine(self, engine: Engine) -> Side:
         """What is to be said of this bundle, with its golden outputs held against what the engine gives here."""
         manifest, made = self.bundle.manifest, self.bundle.report
+        model = self.bundle.model(self.batch_size)
         outputs = batches.run(engine, self.bundle.golden_inputs, self.batch_size)
         found = parity.compare(outputs, self.bundle.golden_outputs(self.batch_size), manifest.tolerance)
         info = engine.info()
@@ -60,7 +61,8 @@ class Contender:
             instruction_set=info.get("instruction_set"),
             locked=self.seat.environment.locked,
             precision=manifest.precision,
-            size=self.bundle.model(self.batch_size).stat().st_size,
+            size=model.stat().st_size,
+            model_sha256=manifest.files[model.relative_to(self.bundle.path).as_posix()].sha256,
             zeros=made.structure.zeros,
             total=made.structure.total,
             operators=made.structure.operators,

@@ -30,6 +30,7 @@ class Side:
     locked: dict[str, str]  # versions in the environment that it ran in
     precision: str
     size: int  # bytes of the model file
+    model_sha256: str  # of the same
     zeros: int | None  # in the pruned layers
     total: int | None
     operators: dict[str, int]

@@ -28,6 +28,9 @@ from .record import Check, Kind, Side
 REGRESSION = "latency.p50.ratio <= 1.03"
 """What a bundle has to reach where no gate is named: a slowdown of 3 % is found, and none is none."""
 
+STORED = "latency.p50.ratio <= 1.10"
+"""The same beside stored ratios, which move with what else the machine does, from one check to the next."""
+
 TWINS = 0.25
 """The share of the budget that goes to the dense twins: enough to see an engine that got slower."""
 
@@ -80,7 +83,8 @@ def gates(
     unmeasured = dict(_UNMEASURED[kind])
     if kind == "against" and not data:
         unmeasured |= dict.fromkeys(("accuracy.drop", "accuracy.sparse"), "give samples with --data")
-    defaults = [] if kind == "save" else [REGRESSION, *([DEFAULT_GATES[0]] if data else [])]
+    latency_gate = STORED if kind == "baseline" else REGRESSION
+    defaults = [] if kind == "save" else [latency_gate, *([DEFAULT_GATES[0]] if data else [])]
     found = []
     for text in texts or defaults:
         try:
@@ -136,7 +140,7 @@ def conduct(setup: Setup) -> tuple[Check, dict[str, Samples]]:
         measured=measured,
         gates=tuple([judge(gate, measured) for gate in setup.gates] + _beside_gates(setup, sparse)),
         causes=causes.find(new, old, sparse, twins) if old else (),
-        notes=(*setup.notes, *_notes(setup, new, old, sparse), *notes),
+        notes=(*setup.notes, *(baseline.notes(entry) if entry else ()), *_notes(setup, new, old, sparse), *notes),
     )
     return found, samples
 
@@ -220,7 +224,7 @@ def _timed(kind: Kind, entry: Entry | None, found: Latency) -> dict[str, Measure
     if kind in ("against", "self-test"):
         return {"latency.p50.ratio": found.ratios.get("new"), "latency.p99.ratio": found.tails.get("new")}
     speedup = found.ratios.get("dense")
-    compared = baseline.relative(speedup, entry.speedup) if speedup and entry else None
+    compared = baseline.relative(speedup, entry, found.alpha) if speedup and entry else None
     return {"speedup": speedup, "latency.p50.ratio": compared}
 
 

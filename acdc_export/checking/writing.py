@@ -13,7 +13,7 @@ from ..evidence.latency import Samples
 from ..files import check_place as check_folder
 from ..files import new_folder, output_errors, write_json
 from ..report import plain_json
-from .baseline import Entry
+from .baseline import Entry, Stored
 from .junit import junit
 from .record import SCHEMA_VERSION, Check
 from .steps import machine_class
@@ -70,5 +70,11 @@ def entry(check: Check) -> Entry | None:
         return None
     new = check.new
     return Entry(
-        machine_class(check.machine, new), check.created, new.runtime, new.version, speedup, new.zeros, new.total
+        machine=machine_class(check.machine, new),
+        runtime=new.runtime,
+        version=new.version,
+        model_sha256=new.model_sha256,
+        zeros=new.zeros,
+        total=new.total,
+        checks=(Stored(check.created, speedup),),
     )

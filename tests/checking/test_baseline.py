@@ -8,16 +8,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from acdc_export.bundle import Manifest, ModelFile
 from acdc_export.checking import baseline
-from acdc_export.checking.baseline import Entry, MachineClass
+from acdc_export.checking.baseline import KEPT, Entry, MachineClass, Stored
 from acdc_export.errors import BaselineError, OutputError, UnlikeMachine
 from acdc_export.evidence.gates import Measurement
 
 HERE = MachineClass("A processor", "avx2", 2)
-ENTRY = Entry(HERE, "2026-01-01T00:00:00+00:00", "deepsparse", "1.8.0", Measurement(3.0, 2.9, 3.1), 900, 1000)
+ONE = Stored("2026-01-01T00:00:00+00:00", Measurement(3.0, 2.9, 3.1))
+ENTRY = Entry(HERE, "deepsparse", "1.8.0", "1" * 64, 900, 1000, (ONE,))
 MANIFEST = Manifest(
     name="tiny",
     target="cpu",
@@ -45,11 +47,17 @@ def change(path: Path, **changes: Any) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
+def entry(*speedups: float, width: float = 1.001) -> Entry:
+    """Checks that found these, each with an interval that narrow."""
+    found = [Measurement(value, value / width, value * width) for value in speedups]
+    return replace(ENTRY, checks=tuple(replace(ONE, speedup=one) for one in found))
+
+
 def test_a_class_of_machines_keeps_one_entry_and_leaves_the_others(path: Path) -> None:
     other = replace(ENTRY, machine=replace(HERE, cores=4))
-    newer = replace(ENTRY, speedup=Measurement(4.0, 3.9, 4.1))
-    baseline.save(path, MANIFEST, other)
-    baseline.save(path, MANIFEST, newer)
+    newer = replace(ENTRY, model_sha256="2" * 64)
+    assert baseline.save(path, MANIFEST, other) == other
+    assert baseline.save(path, MANIFEST, newer) == newer
     found = baseline.read(path, MANIFEST)
     assert found.of(HERE) == newer
     assert found.of(other.machine) == other
@@ -57,6 +65,23 @@ def test_a_class_of_machines_keeps_one_entry_and_leaves_the_others(path: Path) -
         found.of(replace(HERE, instruction_set="avx512"))
     assert caught.value.exit_code == 3
     assert [left.name for left in path.parent.iterdir()] == ["cpu.json"]
+
+
+def test_checks_of_the_same_model_are_kept_beside_each_other(path: Path) -> None:
+    later = replace(entry(3.3), machine=HERE)
+    assert baseline.save(path, MANIFEST, later).checks == (ONE, *later.checks)
+    assert baseline.read(path, MANIFEST).of(HERE).checks == (ONE, *later.checks)
+    for _ in range(2 * KEPT):
+        baseline.save(path, MANIFEST, later)
+    assert baseline.read(path, MANIFEST).of(HERE).checks == KEPT * later.checks
+
+
+@pytest.mark.parametrize(
+    "change", [{"model_sha256": "2" * 64}, {"version": "1.9.0"}, {"runtime": "other"}, {"zeros": 800}]
+)
+def test_those_of_another_model_or_runtime_are_not(path: Path, change: dict[str, Any]) -> None:
+    other = replace(entry(3.3), **change)
+    assert baseline.save(path, MANIFEST, other) == other
 
 
 @pytest.mark.parametrize(
@@ -100,7 +125,7 @@ def test_of_a_newer_schema(path: Path) -> None:
 @pytest.mark.parametrize("speedup", [(0.0, 0.0, 0.0), (3.0, 4.0, 5.0), (-1.0, -2.0, 1.0), (3.0, 2.0, "inf")])
 def test_a_speedup_that_is_none(path: Path, speedup: tuple[Any, Any, Any]) -> None:
     document = json.loads(path.read_text())
-    document["entries"][0]["speedup"] = dict(zip(("value", "low", "high"), speedup, strict=True))
+    document["entries"][0]["checks"][0]["speedup"] = dict(zip(("value", "low", "high"), speedup, strict=True))
     path.write_text(json.dumps(document))
     with pytest.raises(BaselineError, match="speed"):
         baseline.read(path, MANIFEST)
@@ -118,14 +143,53 @@ def test_a_place_that_can_not_be_written(tmp_path: Path) -> None:
         baseline.save(tmp_path / "file" / "cpu.json", MANIFEST, ENTRY)
 
 
-def test_the_intervals_of_both_add_up() -> None:
-    now, stored = Measurement(3.0, 3.0 / 1.03, 3.0 * 1.03), Measurement(3.3, 3.3 / 1.04, 3.3 * 1.04)
-    found = baseline.relative(now, stored)
+def test_an_entry_without_a_check(path: Path) -> None:
+    document = json.loads(path.read_text())
+    document["entries"][0]["checks"] = []
+    path.write_text(json.dumps(document))
+    with pytest.raises(BaselineError, match="an entry without a check"):
+        baseline.read(path, MANIFEST)
+
+
+NOW = Measurement(3.0, 2.99, 3.01)
+
+
+def test_the_interval_is_as_wide_as_the_stored_checks_lie_apart() -> None:
+    found = baseline.relative(NOW, entry(3.3, 3.0, 3.6), 0.05)
+    logs = [math.log(value) for value in (3.3, 3.0, 3.6)]
+    assert math.log(found.value * NOW.value) == pytest.approx(sum(logs) / 3)
+    # t(2) = 4.303, and by hand the standard deviation of the logarithms is 0.0912
+    assert math.log(found.high / found.value) == pytest.approx(4.303 * 0.0912 * math.sqrt(4 / 3), rel=1e-3)
+    assert found.low * found.high == pytest.approx(found.value**2)
+
+
+def test_it_is_no_narrower_than_those_of_the_checks() -> None:
+    now = Measurement(3.0, 3.0 / 1.03, 3.0 * 1.03)
+    found = baseline.relative(now, entry(3.3, 3.3, width=1.04), 0.05)
     assert found.value == pytest.approx(1.1)
-    assert math.log(found.high / found.value) == pytest.approx(math.hypot(math.log(1.03), math.log(1.04)))
-    assert found.low < found.value < found.high
+    wanted = math.hypot(math.log(1.03), math.log(1.04) / math.sqrt(2))
+    assert math.log(found.high / found.value) == pytest.approx(wanted)
 
 
-def test_an_endless_interval_stays_endless() -> None:
-    found = baseline.relative(Measurement(3.0, 0.0, math.inf), ENTRY.speedup)
+def test_a_prediction_holds_as_often_as_it_says() -> None:
+    """Checks that differ by 4 % beyond their own intervals; five of them stored, and a sixth."""
+    random = np.random.default_rng(0)
+    speedups = 3 * np.exp(random.normal(0, 0.04, (2000, 6)))
+    found = [baseline.relative(entry(last).checks[0].speedup, entry(*stored), 0.05) for *stored, last in speedups]
+    assert np.mean([one.low <= 1 <= one.high for one in found]) == pytest.approx(0.95, abs=0.015)
+
+
+@pytest.mark.parametrize(
+    ("now", "stored"), [(NOW, entry(3.0)), (Measurement(3.0, 0.0, math.inf), entry(3.0, 3.1, 3.2))]
+)
+def test_beside_a_single_check_nothing_is_certain(now: Measurement, stored: Entry) -> None:
+    found = baseline.relative(now, stored, 0.05)
     assert (found.low, found.high) == (0.0, math.inf)
+
+
+def test_a_reader_is_told_how_far_checks_lie_apart() -> None:
+    assert "Store more of the same bundle, at different times" in baseline.notes(entry(3.0))[0]
+    assert baseline.notes(entry(3.0, 3.3, 3.0)) == [
+        "The 3 stored checks differ by 5.5 % (standard deviation). With fewer than 4 intervals are wide."
+    ]
+    assert baseline.notes(entry(3.0, 3.0, 3.0, 3.0)) == ["The 4 stored checks differ by 0.0 % (standard deviation)."]
