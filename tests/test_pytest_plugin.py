@@ -54,8 +54,9 @@ def calls() -> list[dict[str, Any]]:
 @pytest.fixture
 def run(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A function that runs a test module under pytest, in this process and as strictly as this suite is run."""
-    # This suite may itself be run by a worker; the runs in here are not.
-    for name in ("PYTEST_XDIST_WORKER", "PYTEST_XDIST_WORKER_COUNT", "PYTEST_ADDOPTS"):
+    # This suite may itself be run by a worker, or by CI, where pytest's summary repeats failures in full; the runs in
+    # here are not.
+    for name in ("PYTEST_XDIST_WORKER", "PYTEST_XDIST_WORKER_COUNT", "PYTEST_ADDOPTS", "CI", "BUILD_NUMBER"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("COLUMNS", "200")  # of pytest's own lines; a report is as wide as it is
     pytester.makeconftest(
