@@ -225,7 +225,7 @@ def check(
         Path | None, typer.Option(metavar="FILE", help="Stored ratios, where the old bundle can't run.")
     ] = None,
     save: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Add the new bundle's ratios to stored ones.")
+        Path | None, typer.Option(metavar="FILE", help="Store its ratio, beside others of the same model.")
     ] = None,
     self_test: Annotated[bool, typer.Option("--self-test", help="The new bundle against itself.")] = False,
     gate: Gates = None,
@@ -258,8 +258,8 @@ def check(
       acdc-export check bundles/new --save ci/cpu.json        store its ratios, for where the old one can't run
       acdc-export check bundles/new --baseline ci/cpu.json    against stored ratios
 
-    Without --gate: 'latency.p50.ratio <= 1.03', a slowdown of 3 % is found; with --baseline 1.10. Store at least four
-    checks at different times, which tell how far the ratio moves by itself. Exit codes as for an export.
+    Without --gate: 'latency.p50.ratio <= 1.03', a slowdown of 3 % is found; with --baseline 1.10. Store six
+    checks of a bundle at different times: they tell how far the ratio moves by itself. Exit codes as for an export.
     """
     with _guard(json):
         from . import workflow

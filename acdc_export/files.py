@@ -155,6 +155,16 @@ def _claim(path: Path, marker: str, elsewhere: str) -> Path:
     return temporary
 
 
+def check_file(path: Path, elsewhere: str) -> None:
+    """Ensure that a file can be written there, before the work that it is to hold. Raises `OutputError`."""
+    with output_errors(path, elsewhere):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise NotADirectoryError(errno.EEXIST, f"'{path}' is a folder")
+        if not os.access(path if path.exists() else path.parent, os.W_OK):
+            raise PermissionError(errno.EACCES, "it can't be written", str(path))
+
+
 @contextmanager
 def output_errors(path: Path, elsewhere: str = "with --out") -> Iterator[None]:
     """Turn what the system says about a place that can't be written into an `OutputError`.

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from .checking import Check
@@ -42,6 +42,8 @@ OPTIONS = (
 _KINDS = OPTIONS[:4]  # what to check against: one of them, never two
 _LISTS = ("gates", "accept_licenses")
 
+_CHECKED = pytest.StashKey[bool]()
+
 _DISTURBED = (
     "pytest-xdist runs other tests beside the checks, which disturbs them; "
     "run the checks by themselves, as in `pytest -n0 -m acdc`."
@@ -56,11 +58,22 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """A marked test that can't check anything would be green with nothing measured."""
-    # Its own marker only: one of a class or module is for those of its tests that check.
-    if "acdc_check" not in getattr(item, "fixturenames", ()) and any(mark.name == "acdc" for mark in item.own_markers):
+    if _marked_itself(item) and "acdc_check" not in getattr(item, "fixturenames", ()):
         pytest.fail(
             "This test is marked with @pytest.mark.acdc, and checks nothing.\n"
             "The marker only holds options: take the fixture acdc_check as an argument, and call it with a bundle.",
+            pytrace=False,
+        )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """A marked test that took another path, and called nothing, would be green too."""
+    yield
+    if _marked_itself(item) and not item.stash.get(_CHECKED, False):
+        pytest.fail(
+            "This test is marked with @pytest.mark.acdc, and checked nothing: acdc_check was not called.\n"
+            "Call it on every path, or skip the test where there is nothing to check (pytest.skip).",
             pytrace=False,
         )
 
@@ -80,6 +93,7 @@ def acdc_check(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
     defaults = _or_fail(_marked, request.node)
 
     def check(new: str | Path, **options: Any) -> Check:
+        request.node.stash[_CHECKED] = True
         asked = _or_fail(_asked, defaults, options)
         if "out" not in asked:
             asked["out"] = tmp_path_factory.mktemp("acdc_check")
@@ -106,6 +120,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.section("acdc-export checks")
         for line in (*lines, *notes):
             terminalreporter.write_line(line)
+
+
+def _marked_itself(item: pytest.Item) -> bool:
+    """Whether the test has a marker of its own: one of a class or module is for those of its tests that check."""
+    return any(mark.name == "acdc" for mark in item.own_markers)
 
 
 def _marked(node: pytest.Item) -> dict[str, Any]:

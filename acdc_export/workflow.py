@@ -311,8 +311,8 @@ def check(
             made with.
         self_test: the new bundle against itself: how far can a verdict be trusted here?
         baseline: a file of stored ratios, for where the old bundle can't run.
-        save: the file to store this bundle's ratios in, beside those of earlier checks: at least four of them, at
-            different times, tell how far the ratio moves by itself.
+        save: the file to store this bundle's ratio in, beside those of earlier checks of the same model and runtime
+            (others make room): six of them, at different times, tell how far the ratio moves by itself.
         gates: to be judged by instead of `latency.p50.ratio <= 1.03` (1.10 beside stored ratios); those of the target
             stay.
         budget: seconds of measuring, at most. It ends early when the gates are decided.
@@ -375,17 +375,20 @@ def check(
         twins=twins,
         notes=tuple(notes),
     )
+    there = checking.baseline.existing(Path(save), manifest) if save is not None else None
+    if history is not None:
+        checking.check_history(Path(history))
     place = Path(out) / contender.bundle.path.resolve().name
     checking.check_place(place)
     found, samples = checking.conduct(setup)
+    entry = checking.entry(found) if save is not None and found.passed else None
+    if save is not None:
+        found = replace(found, notes=(*found.notes, *checking.baseline.fate(Path(save), there, entry)))
     checking.write(place, found, samples)
+    if save is not None and entry is not None:
+        checking.baseline.save(Path(save), manifest, entry)
     if history is not None:
         checking.append_history(Path(history), found)
-    if save is not None and found.passed and (entry := checking.entry(found)):
-        stored = checking.baseline.save(Path(save), manifest, entry)
-        progress.say(f"Stored the speed-up in {save}, which holds {len(stored.checks)} of this model on such machines.")
-        for note in checking.baseline.notes(stored):
-            progress.say(note)
     return found
 
 

@@ -99,6 +99,8 @@ def trial(bundle: Bundle, kind: str, slow: dict[str, str], folder: Path) -> dict
     found = workflow.check(bundle.path, **how, budget=budget, out=folder / "checks")
     with np.load(folder / "checks" / bundle.path.name / "samples.npz") as archive:
         raw = {name: archive[name] for name in archive.files}
+    if found.latency.failure:
+        raise SystemExit(f"A trial was not measured: {found.latency.failure}")
     measured = found.measured["speedup" if kind == "spread" else "latency.p50.ratio"]
     means = {
         arm: float(np.concatenate([times for name, times in raw.items() if name.startswith(f"{arm}.")]).mean()) / 1e6

@@ -269,6 +269,18 @@ def test_a_single_worker_disturbs_nothing(run: Any, monkeypatch: pytest.MonkeyPa
     assert "Note:" not in result.stdout.str()
 
 
+def test_a_marked_test_that_never_checks_is_red(run: Any) -> None:
+    source = """
+        @pytest.mark.acdc(against="bundles/old")
+        def test_speed(acdc_check):
+            if False:
+                acdc_check("bundles/good")
+        """
+    red(run(source), "acdc_check was not called")
+    skipped = run(source.replace("if False:", "pytest.skip('no bundle')\n            if False:"))
+    skipped.assert_outcomes(skipped=1)
+
+
 def test_collecting_checks_nothing(run: Any) -> None:
     result = run("def test_speed(acdc_check): acdc_check('bundles/slow')", "--collect-only", "-q")
     assert result.ret == 0

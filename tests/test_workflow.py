@@ -376,12 +376,12 @@ def test_a_pipeline_from_training_to_verdict_and_the_pair_reused(small: Path) ->
     pair = Pair.load(small / "runs" / "small")
     assert pair.record.pipeline == (small / "small.toml").read_text()
 
-    again = run("run", "small.toml", cwd=small)
+    again = run("run", "small.toml", "--budget", 4, cwd=small)
     assert "Reusing the pair runs/small" in again.stderr
     assert Pair.load(small / "runs" / "small").record == pair.record
     text = (small / "small.toml").read_text()
     (small / "small.toml").write_text(text.replace("speedup >= 0.01", "speedup >= 1e6"))
-    judged = run("run", "small.toml", "--json", cwd=small)  # a gate that changed needs no new pair
+    judged = run("run", "small.toml", "--json", "--budget", 4, cwd=small)  # a gate that changed needs no new pair
     assert judged.returncode == 1
     assert "speedup >= 1e6" in judged.stdout
     assert Pair.load(small / "runs" / "small").record == pair.record

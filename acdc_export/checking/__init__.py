@@ -5,7 +5,7 @@ from .contender import Contender, find_target, prepare
 from .record import SCHEMA_VERSION, Cause, Check, Kind, Side
 from .steps import REGRESSION, STORED, Setup, conduct, gates
 from .tables import markdown, render
-from .writing import append_history, check_place, entry, to_json, write
+from .writing import append_history, check_history, check_place, entry, to_json, write
 
 __all__ = [
     "REGRESSION",
@@ -19,6 +19,7 @@ __all__ = [
     "Side",
     "append_history",
     "baseline",
+    "check_history",
     "check_place",
     "conduct",
     "entry",

@@ -10,29 +10,34 @@ judged by how far these lie apart (a prediction interval); beside a single one, 
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
 import os
 import statistics
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any, ClassVar
 
 from ..bundle import Manifest
 from ..errors import BaselineError, UnlikeMachine
 from ..evidence.gates import Measurement
-from ..evidence.stats import t_quantile
-from ..files import output_errors, read_record
+from ..evidence.stats import ALPHA, t_quantile
+from ..files import check_file, output_errors, read_record
 
 SCHEMA_VERSION = 1
 
 KEPT = 30
 """Checks that an entry holds; older ones say less of what the machine does now."""
 
-FEW = 4
+FEW = 6
 """Fewer checks than these make wide intervals: Student's t with so few degrees of freedom."""
 
 _ELSEWHERE = "with --save"
+_ENDLESS = 300.0  # on the logarithm
 
 
 @dataclass(frozen=True)
@@ -80,9 +85,23 @@ class Entry:
         logs = [math.log(one.speedup.value) for one in self.checks]
         return statistics.stdev(logs) if len(logs) > 1 else None
 
-    def joined(self, older: Entry) -> Entry:
-        """This entry with the checks of an older one before its own, if that is of the same model and runtime."""
-        if replace(older, checks=()) != replace(self, checks=()):
+    @property
+    def hours(self) -> float:
+        """From the first check to the last."""
+        first, last = (datetime.fromisoformat(one.created) for one in (self.checks[0], self.checks[-1]))
+        return abs((last - first).total_seconds()) / 3600
+
+    def half_width(self, alpha: float) -> float:
+        """Of the interval in which the logarithm of one more check lies but for a share `alpha`."""
+        if self.spread is None:
+            return math.inf
+        count = len(self.checks)
+        return t_quantile(alpha, count - 1) * self.spread * math.sqrt(1 + 1 / count)
+
+    def joined(self, there: Baseline | None) -> Entry:
+        """This entry after the checks that a baseline holds for the same machines, model and runtime."""
+        older = there.find(self.machine) if there else None
+        if older is None or replace(older, checks=()) != replace(self, checks=()):
             return self
         return replace(self, checks=(*older.checks, *self.checks)[-KEPT:])
 
@@ -99,11 +118,14 @@ class Baseline:
     batch_size: int
     entries: tuple[Entry, ...]
 
+    def find(self, machine: MachineClass) -> Entry | None:
+        """What was stored on such a machine, if anything."""
+        return next((entry for entry in self.entries if entry.machine == machine), None)
+
     def of(self, machine: MachineClass) -> Entry:
         """What was stored on such a machine. Raises `UnlikeMachine`."""
-        for entry in self.entries:
-            if entry.machine == machine:
-                return entry
+        if found := self.find(machine):
+            return found
         known = "; ".join(str(entry.machine) for entry in self.entries) or "no machine at all"
         raise UnlikeMachine(
             f"The baseline of {self.name} holds no ratios of a machine like this one ({machine}), but of: {known}.",
@@ -137,32 +159,42 @@ def read(path: Path, manifest: Manifest) -> Baseline:
     return found
 
 
+def existing(path: Path, manifest: Manifest) -> Baseline | None:
+    """What ratios would be added to; None where there is no file yet.
+
+    To be asked before anything is measured. Raises as `read` does, and `OutputError` where nothing can be written.
+    """
+    check_file(path, _ELSEWHERE)
+    return read(path, manifest) if path.exists() else None
+
+
 def save(path: Path, manifest: Manifest, entry: Entry) -> Entry:
     """Write the entry into a baseline; returns what its class of machines has there now.
 
     It joins the checks that are there, if they are of the same model and runtime, and else takes their place. Entries
-    of other classes stay.
+    of other classes stay. Two programs that save at once wait for each other.
 
     Raises:
         BaselineError: the file that is there is another's.
         OutputError: it can't be written; the one that is there stays.
     """
-    entries: tuple[Entry, ...] = ()
-    if path.exists():
-        there = read(path, manifest).entries
-        for old in there:
-            entry = entry.joined(old)
-        entries = tuple(old for old in there if old.machine != entry.machine)
-    made = Baseline(manifest.name, manifest.target, manifest.precision, manifest.gated_batch_size, (*entries, entry))
-    text = json.dumps({"schema_version": SCHEMA_VERSION, **asdict(made)}, indent=2, allow_nan=False) + "\n"
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     with output_errors(path, _ELSEWHERE):
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            temporary.write_text(text, encoding="utf-8")
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with _alone(path.parent):
+            there = existing(path, manifest)
+            entries = there.entries if there else ()
+            entry = entry.joined(there)
+            others = tuple(old for old in entries if old.machine != entry.machine)
+            made = Baseline(
+                manifest.name, manifest.target, manifest.precision, manifest.gated_batch_size, (*others, entry)
+            )
+            text = json.dumps({"schema_version": SCHEMA_VERSION, **asdict(made)}, indent=2, allow_nan=False) + "\n"
+            temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+            try:
+                temporary.write_text(text, encoding="utf-8")
+                temporary.replace(path)
+            finally:
+                temporary.unlink(missing_ok=True)
     return entry
 
 
@@ -170,18 +202,15 @@ def relative(now: Measurement, entry: Entry, alpha: float) -> Measurement:
     """How many times as long the sparse half takes as the stored speed-ups let expect.
 
     The interval is where a check of the same model lies but for a share `alpha` of all times: a prediction interval
-    on the logarithm, Student's t over the stored checks (Hahn and Meeker 1991, section 4.3). It is never narrower than
-    those of the checks themselves. Beside a single stored check it is endless.
+    on the logarithm, Student's t over the stored checks (Hahn and Meeker 1991, section 4.3), widened by the new
+    check's own, which may be less precise than they were. Beside a single stored check it is endless.
     """
     logs = [math.log(one.speedup.value) for one in entry.checks]
-    count, spread = len(logs), entry.spread
-    value = math.exp(sum(logs) / count) / now.value
-    if spread is None or now.low <= 0:
+    value = math.exp(sum(logs) / len(logs)) / now.value
+    half = math.hypot(entry.half_width(alpha), math.log(now.high / now.low) / 2 if now.low > 0 else math.inf)
+    if half > _ENDLESS:
         return replace(now, value=value, low=0.0, high=math.inf)
-    between = t_quantile(alpha, count - 1) * spread * math.sqrt(1 + 1 / count)
-    stored = math.sqrt(sum(_half(one.speedup) ** 2 for one in entry.checks)) / count
-    factor = math.exp(min(700.0, max(between, math.hypot(_half(now), stored))))
-    return replace(now, value=value, low=value / factor, high=value * factor)
+    return replace(now, value=value, low=value / math.exp(half), high=value * math.exp(half))
 
 
 def notes(entry: Entry) -> list[str]:
@@ -191,10 +220,32 @@ def notes(entry: Entry) -> list[str]:
             "One stored check tells nothing of how far the ratio moves from check to check, so nothing can be decided "
             f"by it. Store more of the same bundle, at different times: {FEW} at least."
         ]
-    few = f" With fewer than {FEW} intervals are wide." if len(entry.checks) < FEW else ""
-    return [f"The {len(entry.checks)} stored checks differ by {100 * entry.spread:.1f} % (standard deviation).{few}"]
+    width = math.expm1(entry.half_width(ALPHA))
+    few = f" More than {FEW} make it narrower." if len(entry.checks) <= FEW else ""
+    return [
+        f"The {len(entry.checks)} stored checks, of {entry.hours:.1f} hours, differ by {100 * entry.spread:.1f} % "
+        f"(standard deviation): a new one is uncertain by {100 * width:.1f} % at least.{few}"
+    ]
 
 
-def _half(one: Measurement) -> float:
-    """Half of the width of an interval, on the logarithm."""
-    return math.log(one.high / one.low) / 2
+def fate(path: Path, there: Baseline | None, entry: Entry | None) -> list[str]:
+    """What becomes of a check that was to be stored; no entry where it did not pass."""
+    if entry is None:
+        return [f"Nothing was stored in {path}: the check did not pass."]
+    old = there.find(entry.machine) if there else None
+    after = entry.joined(there)
+    told = [f"Stored in {path}, which holds {len(after.checks)} of this model on such machines."]
+    if old and len(after.checks) == 1:
+        told.append(f"It takes the place of {len(old.checks)} stored for another model or runtime.")
+    return told + notes(after)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Wait until no other program is in here for this folder."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)  # which lets go

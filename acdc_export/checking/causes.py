@@ -1,23 +1,25 @@
 """Why the new bundle is faster or slower than the old one: the model, the export, or the engine.
 
-The three are told apart by what each leaves alone. A denser model has fewer zeros (counted). A worse export has other
-operators, or fewer of them on the fast path, around the same zeros. A slower engine slows the dense twin too, which
-neither of the others touches.
+The three are told apart by what each leaves alone. A denser model has fewer zeros (counted), which its twin does not
+feel. A worse export has other operators, or fewer of them on the fast path, around the same zeros. A slower engine
+slows the dense twin too; where network and operators are the same, nothing else does.
 """
 
 from __future__ import annotations
 
 from ..evidence.gates import Measurement
 from ..evidence.latency import Latency
-from .record import Cause, Side
+from .record import Cause, Side, Where
 
 
 def find(new: Side, old: Side, sparse: Latency, twins: Latency | None) -> tuple[Cause, ...]:
     """What differs between the bundles, and, where the new one is slower beyond doubt, what that leaves as cause."""
-    found = [*_model(new, old), *_export(new, old), *_engine(new, old)]
+    export = _export(new, old)
+    alike = not export and new.total == old.total  # so what slows the twins is the engine
+    found = [*_model(new, old), *export, *_engine(new, old)]
     twin = twins.ratios.get("new") if twins else None
     if twin:
-        found.append(Cause("engine", _twins(twin)))
+        found.append(_twins(twin, alike))
     ratio = sparse.ratios.get("new")
     slower = ratio is not None and ratio.low > 1
     if slower and not found[: -1 if twin else None] and not (twin and twin.low > 1):
@@ -80,10 +82,17 @@ def _engine(new: Side, old: Side) -> list[Cause]:
     return found
 
 
-def _twins(ratio: Measurement) -> str:
+def _twins(ratio: Measurement, alike: bool) -> Cause:
+    """What the dense twins tell; `alike` are those of the same network, exported to the same operators."""
     shown = f"{ratio.value:.3f} [{ratio.low:.3f}, {ratio.high:.3f}]"
+    shared = "the engine, is" if alike else "network, export or engine, is"
+    where: Where = "engine" if alike else "unknown"
     if ratio.low > 1:
-        return f"The dense twin is slower too, {shown} times as long: what both halves share, the engine, is slower."
+        return Cause(
+            where, f"The dense twin is slower too, {shown} times as long: what both halves share, {shared} slower."
+        )
     if ratio.high < 1:
-        return f"The dense twin is faster, {shown} times as long: what both halves share, the engine, is faster."
-    return f"The dense twin takes {shown} times as long: nothing says that the engine changed."
+        return Cause(
+            where, f"The dense twin is faster, {shown} times as long: what both halves share, {shared} faster."
+        )
+    return Cause("engine", f"The dense twin takes {shown} times as long: nothing says that the engine changed.")

@@ -13,6 +13,7 @@ from ..machine import Machine
 SCHEMA_VERSION = 1
 
 Kind = Literal["against", "self-test", "baseline", "save"]
+Where = Literal["model", "export", "engine", "unknown"]
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Side:
 class Cause:
     """What differs between the two, and where it comes from."""
 
-    where: Literal["model", "export", "engine", "unknown"]
+    where: Where
     text: str
 
 
@@ -57,7 +58,8 @@ class Check(Judged):
     """What was found out about a bundle, beside an older one, itself, or stored ratios.
 
     `latency` holds the arms "old" and "new", the sparse halves, in a comparison of bundles and a self-test, and
-    "sparse" and "dense" beside stored ratios. `twins` are the dense twins of both bundles, "old" and "new".
+    "sparse" and "dense" beside stored ratios. `twins` are the dense twins of both bundles, "old" and "new". `accuracy`
+    compares the sparse halves of both: its "sparse" is the new one's, and its "dense", the reference, the old one's.
     """
 
     kind: Kind

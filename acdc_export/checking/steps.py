@@ -106,7 +106,7 @@ def conduct(setup: Setup) -> tuple[Check, dict[str, Samples]]:
     """
     begun = monotonic()
     if setup.old:
-        _check_alike(setup.new, setup.old)
+        _check_alike(setup.new, setup.old, setup.data is not None)
     alpha = stats.ALPHA / max(1, sampled(setup.gates))
     new, old, right = _examine(setup, alpha)
     entry = setup.stored.of(machine_class(setup.machine, new)) if setup.stored else None
@@ -145,12 +145,18 @@ def conduct(setup: Setup) -> tuple[Check, dict[str, Samples]]:
     return found, samples
 
 
-def _check_alike(new: Contender, old: Contender) -> None:
-    """Two bundles can be compared where both take the same inputs. Raises `UsageError`."""
-    for what, one, other in (
+def _check_alike(new: Contender, old: Contender, answers: bool) -> None:
+    """Two bundles can be compared where both take the same inputs, and where `answers` count, give the same outputs.
+
+    Raises `UsageError`.
+    """
+    asked = [
         ("inputs", new.bundle.manifest.inputs, old.bundle.manifest.inputs),
         ("batch size that gates judge", new.batch_size, old.batch_size),
-    ):
+    ]
+    if answers:
+        asked.append(("outputs", new.bundle.manifest.outputs, old.bundle.manifest.outputs))
+    for what, one, other in asked:
         if one != other:
             raise UsageError(
                 f"{new.bundle.path} and {old.bundle.path} can't be compared: the {what} differ, {one} and {other}.",
@@ -193,7 +199,8 @@ def _measure(
     share = 1 - TWINS if setup.kind == "against" and setup.twins else 1.0
     found, raw = run(
         _arms(setup),
-        plan=replace(setup.plan, budget=share * setup.plan.budget),
+        # What the stored checks leave open does not shrink with measuring: looking early would only spend its error.
+        plan=replace(setup.plan, budget=share * setup.plan.budget, looks=() if entry else setup.plan.looks),
         # What is stored is used for long: it gets the whole budget.
         decided=None if setup.kind == "save" else lambda found: settled(setup.gates, _timed(setup.kind, entry, found)),
         advance=partial(advance, detail="sparse halves" if setup.old else "sparse half and twin"),

@@ -23,7 +23,7 @@ def headline(check: Check) -> str:
         "against": f"against {check.old.path if check.old else ''}",
         "self-test": "against itself",
         "baseline": f"against {check.baseline}",
-        "save": f"stored in {check.baseline}",
+        "save": f"to be stored in {check.baseline}",
     }[check.kind]
     return f"{check.new.path} {beside}: {check.verdict.upper()}"
 

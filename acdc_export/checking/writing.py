@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from ..evidence.latency import Samples
+from ..files import check_file, new_folder, output_errors, write_json
 from ..files import check_place as check_folder
-from ..files import new_folder, output_errors, write_json
 from ..report import plain_json
 from .baseline import Entry, Stored
 from .junit import junit
@@ -20,6 +20,7 @@ from .steps import machine_class
 from .tables import markdown
 
 _MARKER = "check.json"
+_HISTORY = "with --history"
 _KEPT = ("created", "version", "kind", "verdict", "exit_code", "batch_size", "machine", "measured", "gates", "causes")
 _KEPT_OF_SIDES = ("path", "name", "created", "runtime", "version")
 
@@ -50,6 +51,11 @@ def write(path: Path, check: Check, samples: dict[str, Samples]) -> None:
         (folder / "junit.xml").write_text(junit(check), encoding="utf-8")
 
 
+def check_history(path: Path) -> None:
+    """Ensure that a line can be added, before anything is measured. Raises `OutputError`."""
+    check_file(path, _HISTORY)
+
+
 def append_history(path: Path, check: Check) -> None:
     """Add a line to a file of JSON lines. Raises `OutputError`."""
     document = to_json(check)
@@ -57,7 +63,7 @@ def append_history(path: Path, check: Check) -> None:
     line["p50"] = {name: arm.p50 for name, arm in check.latency.arms.items()}
     for name in ("new", "old"):
         line[name] = document[name] and {key: document[name][key] for key in _KEPT_OF_SIDES}
-    with output_errors(path, "with --history"):
+    with output_errors(path, _HISTORY):
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a", encoding="utf-8") as file:  # one write: lines of two checks at once don't mix
             file.write(json.dumps(line, allow_nan=False) + "\n")

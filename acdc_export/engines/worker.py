@@ -6,6 +6,7 @@ import fcntl
 import json
 import math
 import os
+import re
 import selectors
 import shutil
 import signal
@@ -29,7 +30,8 @@ from ..evidence.engine import Arrays, Turn
 from ..files import output_errors
 from .environment import Environment
 
-PROTOCOL = 2
+_COLOURS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+PROTOCOL = 3
 """What `targets/serve.py` has to answer to `hello`."""
 
 _MEMORY = Path("/dev/shm")
@@ -286,10 +288,11 @@ class Worker:
         )
 
     def _refused(self, call: str, error: dict[str, str]) -> EngineError | RuntimeUnavailable:
-        said = f"{error['type']}: {error['message']}"
+        message = _printable(error["message"])
+        said = f"{error['type']}: {message}"
         if call == "load" and error["type"] == "ImportError":
             return RuntimeUnavailable(
-                f"{self._target.runtime.name} can't be imported: {error['message']}",
+                f"{self._target.runtime.name} can't be imported: {message}",
                 f"Remove {self._environment.folder} to have it installed anew, or choose another target.",
             )
         if call == "load":
@@ -310,7 +313,7 @@ class Worker:
         end = os.fstat(self._log.fileno()).st_size
         # By position: the worker writes at the offset that it shares with us.
         tail = os.pread(self._log.fileno(), 4096, max(0, end - 4096)).decode(errors="replace")
-        lines = [line.strip() for line in tail.splitlines() if line.strip()]
+        lines = [line for raw in tail.splitlines() if (line := _printable(raw))]
         return lines[-1][-500:] if lines else "none."
 
     def _written(self, inputs: Arrays) -> dict[str, str]:
@@ -344,6 +347,11 @@ def _has_ended(process: subprocess.Popen[bytes]) -> bool:
         return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
     except ChildProcessError:  # the program that we are part of ignores SIGCHLD
         return True
+
+
+def _printable(line: str) -> str:
+    """A line without what moves a terminal's cursor, colours it, or can't stand in XML."""
+    return "".join(character for character in _COLOURS.sub("", line) if character.isprintable()).strip()
 
 
 def _cpu_seconds(pid: int) -> float:

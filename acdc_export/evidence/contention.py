@@ -6,8 +6,8 @@ threads of a runtime get the cores for a share of the time that stays the same f
 clearly below that of its arm, and in which a thread had to leave its core, was disturbed, and its whole round is left
 out: for all arms, so that none is favoured.
 
-What an arm does to itself has to count. So nothing is left out where one arm is hit far more often than another,
-whose turns are as long: that is no third party's doing.
+What an arm does to itself has to count. So nothing is left out where one arm is hit far more often than another, for
+the time that they had: that is no third party's doing.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ LOST = 0.1
 """From which loss on, of the processor time that an arm usually gets, a turn was disturbed."""
 
 _LEAST = 0.25  # of the rounds have to be left: where nearly all are disturbed, that is how the machine is
-_UNEVEN, _BY_CHANCE = 3.0, 10  # times as often as the other arm, and by more turns than that
+_UNEVEN, _BY_CHANCE = 3.0, 10  # times as often as the other arm, and in so many turns more
+_MATTERS = 0.05  # of an arm's turns; a median hardly feels fewer
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Contention:
 
     disturbed: float  # share of the rounds, 0 to 1
     left_out: bool
+    launches: int = 0  # that were left out as a whole, since too few of their rounds were undisturbed
     uneven: str | None = None  # the arm that was hit far more often than another, which is its own doing
 
 
@@ -44,17 +46,19 @@ def find(launches: Sequence[Mapping[str, Sequence[Turn]]], fewest: int) -> tuple
     if not launches:
         return Contention(0.0, False), []
     names, first = list(launches[0]), next(iter(launches[0]))
-    hit = {name: _hit([turn for launch in launches for turn in launch[name]]) for name in names}
-    disturbed, uneven = np.logical_or.reduce(list(hit.values())), _uneven(hit)
+    turns = {name: [turn for launch in launches for turn in launch[name]] for name in names}
+    hit = {name: _hit(taken) for name, taken in turns.items()}
+    seconds = {name: sum(int(turn.nanoseconds.sum()) for turn in taken) / 1e9 for name, taken in turns.items()}
+    disturbed, uneven = np.logical_or.reduce(list(hit.values())), _uneven(hit, seconds)
     share = float(disturbed.mean())
     everything = [np.ones(len(launch[first]), dtype=bool) for launch in launches]
     if uneven or not 0 < share <= 1 - _LEAST:
-        return Contention(share, False, uneven), everything
+        return Contention(share, False, uneven=uneven), everything
     kept = np.split(~disturbed, np.cumsum([len(launch[first]) for launch in launches])[:-1])
     counted = [rounds if rounds.sum() >= fewest else np.zeros_like(rounds) for rounds in kept]
     if sum(rounds.any() for rounds in counted) < min(2, len(launches)):
         return Contention(share, False), everything
-    return Contention(share, True), counted
+    return Contention(share, True, sum(not rounds.any() for rounds in counted)), counted
 
 
 def _hit(turns: Sequence[Turn]) -> NDArray[np.bool_]:
@@ -66,11 +70,12 @@ def _hit(turns: Sequence[Turn]) -> NDArray[np.bool_]:
     return found
 
 
-def _uneven(hit: Mapping[str, NDArray[np.bool_]]) -> str | None:
-    """The arm that was hit far more often than another in the same rounds, if there is one."""
+def _uneven(hit: Mapping[str, NDArray[np.bool_]], seconds: Mapping[str, float]) -> str | None:
+    """The arm that was hit far more often than another in the same rounds, for the time that its turns took."""
     for name, turns in hit.items():
-        for other in hit.values():
-            alone, others = int((turns & ~other).sum()), int((other & ~turns).sum())
-            if alone > _UNEVEN * others + _BY_CHANCE:
+        for other, others in hit.items():
+            alone = int((turns & ~others).sum())
+            usual = int((others & ~turns).sum()) * seconds[name] / max(seconds[other], 1e-9)
+            if alone > max(_UNEVEN * usual + _BY_CHANCE, _MATTERS * len(turns)):
                 return name
     return None

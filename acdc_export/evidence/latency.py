@@ -10,7 +10,8 @@ Processes of the same model differ for as long as they live (pages, alignment, p
 averages out. So all arms are launched anew again and again, each launch gives one log ratio (the median over its
 rounds), and the interval is over launches (`stats.ratio`).
 
-Rounds in which another process had a part of the cores are left out (`contention`).
+Rounds in which another process had a part of the cores are left out (`contention`) of medians and of their ratios;
+tails are of all rounds, since what is rare is all that they are made of.
 
 The gates are looked at when stated shares of the budget are spent, and measuring ends early when they are decided.
 Every look spends a part of the error that the run may make (`stats.spent`), so that looking more than once doesn't
@@ -41,13 +42,21 @@ from .steadiness import Steadiness
 Open = Callable[[], Engine]
 Clock = Callable[[], float]
 Times = NDArray[np.int64]  # raw nanoseconds of every run, (runs,)
-Samples = dict[str, NDArray[Any]]  # the times by "ARM.LAUNCH"; by "counted.LAUNCH" which rounds count
+Samples = dict[str, NDArray[Any]]
+"""Raw nanoseconds of every run by "ARM.LAUNCH"; of each turn, "processor.ARM.LAUNCH" and "preempted.ARM.LAUNCH" as in
+`Turn`; and by "counted.LAUNCH" which rounds are undisturbed."""
 
 _LONGEST_TURN = 0.1
 """Seconds that a fast arm's turn may take beside a slow one's."""
 
 _FEWEST = 4
-"""Rounds that a launch has, and needs."""
+"""Rounds that a launch has; half of them have to be undisturbed."""
+
+_ALIKE = 1.5
+"""Arms whose runs are as long, but for this factor, get turns of as many."""
+
+_LONG = 0.05
+"""Seconds of a run from which on it hardly matters what is in the caches when it begins."""
 
 TAIL_RUNS = 1000
 """Runs of an arm from which on its 99th percentile is told: ten beyond it at least."""
@@ -68,7 +77,10 @@ class Plan:
 
 @dataclass(frozen=True)
 class Arm:
-    """What one arm took, over all launches: milliseconds a batch, and the most memory in bytes."""
+    """What one arm took, over all launches: milliseconds a batch, and the most memory in bytes.
+
+    The median is of undisturbed rounds, the tail of all.
+    """
 
     name: str
     runs: int
@@ -80,7 +92,9 @@ class Arm:
 
 @dataclass(frozen=True)
 class Latency:
-    """One batch size. `ratios` holds, for every arm but the first, its median latency over the first one's.
+    """One batch size; `launches` and `rounds` are those that medians are of.
+
+    `ratios` holds, for every arm but the first, its median latency over the first one's.
 
     `tails` holds the same of the 99th percentiles, where there are runs enough. Their intervals are at 1 - `alpha`.
     Where an engine died, `failure` says how, and there are no ratios: what was measured until then is no evidence.
@@ -190,8 +204,7 @@ def measure(
         alternation = min(plan.launch, plan.budget - elapsed - overhead)  # the last launch may have half of it
         over = failure is not None or len(launches) >= plan.most or alternation < plan.launch / 2
         share = 1.0 if over else elapsed / plan.budget
-        enough = sum(not one.jumped for one in launches) >= plan.fewest
-        if not over and not (enough and looks.due(share)):
+        if not over and not (looks.due(share) and len(_counted(launches)[0]) >= plan.fewest):
             continue
         level = looks.take(share)
         found = _summary(batch_size, arms, launches, level, watch, failure, elapsed, looks.taken)
@@ -224,9 +237,11 @@ def _conduct(
             engine.pause()
         for name, engine in engines.items():
             fastest[name] = min(fastest.get(name, math.inf), _warm_up(engine, inputs, plan, clock))
-        # Turns of one length for all: the machine's short spells then weigh as much in a fast arm as in a slow one.
-        turn = max(plan.block, min(_LONGEST_TURN, max(fastest.values()) / 1e9))
-        runs = {name: _runs(once, turn) for name, once in fastest.items()}
+        runs = _turns(fastest, plan.block)
+        # The first run after the others finds cold caches, and is left out where that would favour an arm: one has a
+        # turn of a single run, another's median is of several. Where turns are of one run for all, it is all there is.
+        uneven, several = len(set(runs.values())) > 1, min(runs.values()) > 2
+        launch.cold = int((uneven or several) and max(fastest.values()) < _LONG * 1e9)
         with watch.over(engines.values()):
             _alternate(launch, engines, inputs, runs, plan.launch, random, clock)
         for name, engine in engines.items():
@@ -255,6 +270,17 @@ def _warm_up(engine: Engine, inputs: Arrays, plan: Plan, clock: Clock) -> float:
     return fastest
 
 
+def _turns(fastest: Mapping[str, float], block: float) -> dict[str, int]:
+    """How many runs a turn of each arm has; `fastest` are nanoseconds of a run, `block` seconds.
+
+    Turns of one length for all: the machine's short spells then weigh as much in a fast arm as in a slow one. But arms
+    that are nearly as fast get as many runs, since the one would else be rounded up and the other down.
+    """
+    slowest = max(fastest.values())
+    turn = max(block, min(_LONGEST_TURN, slowest / 1e9))
+    return {name: _runs(slowest if slowest < _ALIKE * once else once, turn) for name, once in fastest.items()}
+
+
 def _runs(once: float, seconds: float) -> int:
     """How many runs of `once` nanoseconds come nearest to so many seconds; one at least."""
     return min(200, max(1, round(seconds * 1e9 / max(once, 1.0))))
@@ -271,9 +297,6 @@ def _alternate(
 ) -> None:
     """Turns of every arm, as many for one as for the others: an even number, four at least."""
     order = list(engines)
-    # The first run after the others finds cold caches. Turns of several runs leave it out; where a turn is a run or two
-    # of some arm, which then takes longer than filling a cache does, it is what there is. One rule for all arms.
-    launch.cold = 1 if min(runs.values()) > 2 else 0
     deadline = clock() + seconds
     done = 0
     while done < _FEWEST or done % 2 or clock() < deadline:
@@ -305,28 +328,27 @@ def _summary(
     """What the launches come to. Those in which the clock jumped count for nothing, nor do disturbed rounds."""
     jumped = sum(launch.jumped for launch in launches)
     whole = [launch for launch in launches if launch.whole]
-    contended, counted = contention.find([launch.turns for launch in whole], _FEWEST)
-    whole = [launch.only(rounds) for launch, rounds in zip(whole, counted, strict=True) if rounds.any()]
+    undisturbed, contended = _counted(launches)
     first, *others = arms
-    found = {name: _arm(name, whole) for name in arms} if whole else {}
+    found = {name: _arm(name, whole, undisturbed) for name in arms} if whole else {}
     ratios, tails = {}, {}
     if whole and failure is None:
         for name in others:
-            logs = [float(np.median(np.log(one.medians(name) / one.medians(first)))) for one in whole]
+            logs = [float(np.median(np.log(one.medians(name) / one.medians(first)))) for one in undisturbed]
             ratios[name] = stats.ratio(logs, _mean, alpha, resamples=10_000)
             if found[name].p99 is not None and found[first].p99 is not None:
                 pairs = list(zip(_upper(name, whole), _upper(first, whole), strict=True))
                 tails[name] = stats.ratio(pairs, _tail_log_ratio, alpha, resamples=1_000)
     if not whole and failure is None:
         failure = "the clock jumped in every launch"
-    medians = [float(np.median(launch.medians(first))) for launch in whole]
+    medians = [float(np.median(launch.medians(first))) for launch in undisturbed]
     return Latency(
         batch_size=batch_size,
         arms=found,
         ratios=ratios,
         tails=tails,
-        launches=len(whole),
-        rounds=sum(len(launch.turns[first]) for launch in whole),
+        launches=len(undisturbed),
+        rounds=sum(len(launch.turns[first]) for launch in undisturbed),
         seconds=round(seconds, 2),
         looks=looks,
         alpha=alpha,
@@ -335,18 +357,28 @@ def _summary(
     )
 
 
+def _counted(launches: Sequence[_Launch]) -> tuple[list[_Launch], contention.Contention]:
+    """The launches that can be believed, without their disturbed rounds."""
+    whole = [launch for launch in launches if launch.whole]
+    found, counted = contention.find([launch.turns for launch in whole], _FEWEST // 2)
+    return [launch.only(rounds) for launch, rounds in zip(whole, counted, strict=True) if rounds.any()], found
+
+
 def _samples(launches: Sequence[_Launch]) -> Samples:
-    """All that was measured, the disturbed included."""
+    """All that was measured, the disturbed included, with what tells them apart."""
     found: Samples = {
         f"{name}.{at}": np.concatenate(times)
         for at, one in enumerate(launches)
         for name in one.turns
         if (times := one.times(name))
     }
-    counted = iter(contention.find([one.turns for one in launches if one.whole], _FEWEST)[1])
+    counted = iter(contention.find([one.turns for one in launches if one.whole], _FEWEST // 2)[1])
     for at, one in enumerate(launches):
         nothing = np.zeros(min(map(len, one.turns.values())), dtype=bool)
         found[f"counted.{at}"] = next(counted) if one.whole else nothing
+        for name, turns in one.turns.items():
+            found[f"processor.{name}.{at}"] = np.array([turn.processor for turn in turns], dtype=np.int64)
+            found[f"preempted.{name}.{at}"] = np.array([turn.preempted for turn in turns], dtype=np.int64)
     return found
 
 
@@ -375,11 +407,13 @@ def _p99(launches: Sequence[tuple[Times, int]]) -> float:
     return float(np.quantile(upper, max(0.0, rank / max(1, len(upper) - 1))))
 
 
-def _arm(name: str, launches: Sequence[_Launch]) -> Arm:
-    taken = np.concatenate([times for launch in launches for times in launch.times(name)])
-    p50, p90, p99 = (float(value) / 1e6 for value in np.percentile(taken, (50, 90, 99)))
+def _arm(name: str, launches: Sequence[_Launch], undisturbed: Sequence[_Launch]) -> Arm:
+    taken, quiet = (
+        np.concatenate([times for one in some for times in one.times(name)]) for some in (launches, undisturbed)
+    )
+    p90, p99 = (float(value) / 1e6 for value in np.percentile(taken, (90, 99)))
     memory = max(launch.memory[name] for launch in launches)
-    return Arm(name, len(taken), p50, p90, p99 if len(taken) >= TAIL_RUNS else None, memory)
+    return Arm(name, len(taken), float(np.median(quiet)) / 1e6, p90, p99 if len(taken) >= TAIL_RUNS else None, memory)
 
 
 def notes(measured: Latency) -> list[str]:

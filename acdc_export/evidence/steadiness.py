@@ -45,8 +45,9 @@ class Steadiness:
                 f"'{self.contention.uneven}' lost processor time far more often than what it took turns with, which is "
                 "its own doing: no rounds were left out."
             )
-        elif self.contention.disturbed > DISTURBED:
-            kept = "which were left out" if self.contention.left_out else "too many to leave them out"
+        elif self.contention.disturbed > DISTURBED or self.contention.launches:
+            whole = f", {self.contention.launches} whole launches among them" if self.contention.launches else ""
+            kept = f"which were left out{whole}" if self.contention.left_out else "too many to leave them out"
             found.append(
                 f"others took processor time in {100 * self.contention.disturbed:.0f} % of the rounds, {kept}."
             )

@@ -38,6 +38,15 @@ def test_a_slower_engine_slows_the_twin_too() -> None:
     assert "the engine, is slower" in told[2].text
 
 
+def test_a_worse_export_that_slows_the_twin_too_is_not_laid_to_the_engine() -> None:
+    worse = replace(SIDE, operators={"Conv": 5, "Relu": 4, "ReduceMean": 1})
+    told = causes.find(worse, SIDE, latency(SLOWER), latency(SLOWER))
+    assert [cause.where for cause in told] == ["export", "unknown"]
+    assert "network, export or engine, is slower" in told[1].text
+    wider = causes.find(replace(SIDE, total=4000, zeros=3600), SIDE, latency(SLOWER), latency(SLOWER))
+    assert [cause.where for cause in wider] == ["model", "unknown"]
+
+
 def test_a_slowdown_without_a_trace_is_said_to_be_one() -> None:
     assert found(SIDE) == ["engine", "unknown"]
     assert found(SIDE, twins=None) == ["unknown"]

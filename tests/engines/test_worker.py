@@ -68,6 +68,52 @@ def test_answers(start: Callable[..., Worker]) -> None:
         assert engine.peak_memory() > 2**20
 
 
+BUSY = "until = time.perf_counter() + 0.1\n            while time.perf_counter() < until: pass"
+
+
+def test_what_a_run_had_of_the_processor(start: Callable[..., Worker]) -> None:
+    """Alone nearly all of it; beside another process on the same core about half, for which it was preempted."""
+    cpu = min(os.sched_getaffinity(0))
+    with start(cpus=[cpu], top="import time", once=BUSY) as engine:
+        engine.time(X, 1)
+        alone = [engine.time(X, 1) for _ in range(5)]
+        spin = "import os; os.sched_setaffinity(0, [" + str(cpu) + "])\nwhile True: pass"
+        other = subprocess.Popen([sys.executable, "-c", spin])
+        try:
+            time.sleep(0.2)
+            beside = engine.time(X, 5)
+        finally:
+            other.kill()
+            other.wait()
+    assert 0.5 < max(turn.processor / turn.nanoseconds.sum() for turn in alone) < 1.1  # the tests run beside others
+    assert beside.processor / beside.nanoseconds.sum() < 0.8
+    assert beside.preempted > 0
+    with start(top="import time", once="time.sleep(0.05)") as engine:
+        asleep = engine.time(X, 2)
+    assert asleep.processor < 0.2 * asleep.nanoseconds.sum()
+
+
+def test_a_thread_that_runs_is_counted_up_to_now(start: Callable[..., Worker]) -> None:
+    """A pool's thread that spins on beside the one that asks."""
+    top = """
+import threading, time
+def spin():
+    while True: sum(range(1000))
+threading.Thread(target=spin, daemon=True).start()
+"""
+    with start(top=top, once="time.sleep(0.03)") as engine:
+        engine.time(X, 1)
+        turns = [engine.time(X, 1) for _ in range(9)]
+    assert max(turn.processor / turn.nanoseconds.sum() for turn in turns) > 0.5
+
+
+def test_last_words_move_no_cursor(start: Callable[..., Worker]) -> None:
+    said = "\\x1b[1;31mtensor\\x1b[0m was \\x07 lost"
+    with start(run=f"import os; os.write(2, b'{said}'); os._exit(1)") as engine, pytest.raises(EngineDied) as caught:
+        engine.run(X)
+    assert caught.value.message.endswith("its last words: tensor was  lost")
+
+
 def test_the_step_of_the_clock(start: Callable[..., Worker]) -> None:
     with start() as engine:
         step = engine.timer()

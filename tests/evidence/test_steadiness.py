@@ -37,6 +37,10 @@ P50 = 0.01  # milliseconds, a hundred readings of the clock
             "others took processor time in 21 % of the rounds, which were left out.",
         ),
         (
+            {"contention": Contention(0.1, left_out=True, launches=2)},
+            "others took processor time in 10 % of the rounds, which were left out, 2 whole launches among them.",
+        ),
+        (
             {"contention": Contention(0.9, left_out=False)},
             "others took processor time in 90 % of the rounds, too many to leave them out.",
         ),
