@@ -38,7 +38,7 @@ TRIALS = Path(__file__).parent / "trust.jsonl"
 BUNDLE = Path(__file__).parent / "results" / "trust" / "digits-cpu"
 BATCH = 128  # the sparse half takes 5 to 10 ms
 KINDS = {"self": (200, 20.0), "slow5": (100, 60.0), "slow3": (100, 60.0)}  # trials wanted, budget of each in seconds
-SPREAD = 10  # checks of the bundle's own ratio wanted
+SPREAD = 10  # checks of the bundle's own ratio wanted, without a neighbour
 SPREAD_EVERY = 190.0  # seconds between two of them: ten take half an hour
 SPREAD_BUDGET = 60.0
 
@@ -65,7 +65,7 @@ def go_on(seconds: float, neighbour: bool) -> None:
             done = [trial["kind"] for trial in read() if trial["neighbour"] == neighbour]
             shares = {kind: done.count(kind) / wanted for kind, (wanted, _) in KINDS.items()}
             kind = min(shares, key=lambda name: shares[name])
-            if time.monotonic() - spread_at > SPREAD_EVERY and done.count("spread") < SPREAD:
+            if time.monotonic() - spread_at > SPREAD_EVERY and not neighbour and done.count("spread") < SPREAD:
                 kind, spread_at = "spread", time.monotonic()
             elif shares[kind] >= 1:
                 break
