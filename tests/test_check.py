@@ -15,7 +15,10 @@ import pytest
 
 from acdc_export import export
 from acdc_export.bundle import Bundle
+from acdc_export.checking import baseline
+from acdc_export.checking.baseline import Entry, MachineClass, Stored
 from acdc_export.errors import BaselineError, UsageError
+from acdc_export.evidence.gates import Measurement
 from acdc_export.files import fingerprints
 from acdc_export.pair import Pair
 from acdc_export.workflow import check
@@ -111,26 +114,26 @@ def test_accuracy_of_both_on_the_same_samples(bundle: Path, labelled: Path, tmp_
 
 @pytest.mark.alone
 def test_stored_ratios_of_this_machine_and_of_another(bundle: Path, tmp_path: Path) -> None:
-    baseline = tmp_path / "ci" / "cpu.json"
-    saved = run("check", bundle, "--save", baseline, "--budget", 12, cwd=tmp_path)
+    file = tmp_path / "ci" / "cpu.json"
+    saved = run("check", bundle, "--save", file, "--budget", 12, cwd=tmp_path)
     assert saved.returncode == 0, saved.stdout + saved.stderr
     assert "One stored check tells nothing of how far the ratio" in " ".join(saved.stdout.split())
-    alone = check(bundle, baseline=baseline, budget=4, out=tmp_path / "checks")
+    alone = check(bundle, baseline=file, budget=4, out=tmp_path / "checks")
     assert alone.exit_code == 4
     assert any("Store more of the same bundle" in note for note in alone.notes)
 
-    document = json.loads(baseline.read_text())
+    document = json.loads(file.read_text())
     (stored,) = document["entries"][0]["checks"]
     document["entries"][0]["checks"] = [stored] * 3
-    baseline.write_text(json.dumps(document))
-    found = check(bundle, baseline=baseline, gates=LOOSE, budget=8, out=tmp_path / "checks")
+    file.write_text(json.dumps(document))
+    found = check(bundle, baseline=file, gates=LOOSE, budget=8, out=tmp_path / "checks")
     assert found.passed
     assert found.old is None
     assert any("The 3 stored checks, of 0.0 hours, differ by 0.0 %" in note for note in found.notes)
 
     document["entries"][0]["machine"]["cores"] += 62
-    baseline.write_text(json.dumps(document))
-    mistake(3, "no ratios of a machine like this one", "check", bundle, "--baseline", baseline, "-q", cwd=tmp_path)
+    file.write_text(json.dumps(document))
+    mistake(3, "no ratios of a machine like this one", "check", bundle, "--baseline", file, "-q", cwd=tmp_path)
 
 
 def test_a_vague_ratio_is_not_stored(bundle: Path, tmp_path: Path) -> None:
@@ -152,13 +155,13 @@ def test_where_nothing_can_be_kept_nothing_is_measured(bundle: Path, tmp_path: P
     assert not (tmp_path / "checks").exists()
 
 
-@pytest.mark.alone
 def test_of_another_model_is_no_baseline(bundle: Path, writable: Path, tmp_path: Path) -> None:
-    baseline = tmp_path / "cpu.json"
-    assert check(bundle, save=baseline, budget=12, out=tmp_path / "checks").passed
+    one = Stored("2026-01-01T00:00:00+00:00", Measurement(3.0, 2.9, 3.1))
+    entry = Entry(MachineClass("A processor", None, 2), "onnxruntime", "1.0", "1" * 64, 900, 1000, (one,))
+    baseline.save(tmp_path / "cpu.json", Bundle.load(bundle).manifest, entry)
     rewrite(writable, "manifest.json", name="other")
     with pytest.raises(BaselineError, match="is of the model tiny"):
-        check(writable, baseline=baseline, out=tmp_path / "checks")
+        check(writable, baseline=tmp_path / "cpu.json", out=tmp_path / "checks")
 
 
 def test_an_edited_bundle_is_not_measured(bundle: Path, writable: Path, tmp_path: Path) -> None:
