@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from acdc_export.checking import REGRESSION, gates
+from acdc_export.checking import REGRESSION, STORED, gates
 from acdc_export.checking.record import Kind
 from acdc_export.errors import UsageError
 
@@ -16,6 +16,7 @@ def texts(kind: Kind, *named: str, data: bool = False, target: tuple[str, ...] =
 def test_defaults_are_for_what_is_measured() -> None:
     assert texts("against") == [REGRESSION, "parity <= 0.001"]
     assert texts("against", data=True) == [REGRESSION, "accuracy.drop <= 1.0", "parity <= 0.001"]
+    assert texts("baseline") == [STORED, "parity <= 0.001"]
     assert texts("save") == ["parity <= 0.001"]
 
 
