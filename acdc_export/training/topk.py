@@ -4,11 +4,12 @@ The bits of a float32 that isn't negative, read as an integer, order as the numb
 is found by counting, as in a radix sort: how many magnitudes share each value of their upper 16 bits, which of
 these buckets holds the rank, and then the same for the lower 16 bits within it. What passes between tensors
 are only the counts: they add up over tensors, devices, and (some day) over the processes of a distributed run.
+Tensors are read in pieces, so that beside the masks hardly any memory is needed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 
 import torch
@@ -17,7 +18,9 @@ from torch import Tensor
 from ..errors import TrainingError, UsageError
 
 _HALF = 16  # bits
+_INFINITE = 0x7F80  # the upper half of infinity's bits; NaN's are no smaller
 _EXACT = (torch.float32, torch.float16, torch.bfloat16)  # what float32 holds without rounding
+_PIECE = 1 << 18  # weights read at a time: a megabyte of bits stays in the cache of a core
 
 
 def keep_largest(weights: Mapping[str, Tensor], zeros: int) -> dict[str, Tensor]:
@@ -38,29 +41,31 @@ def keep_largest(weights: Mapping[str, Tensor], zeros: int) -> dict[str, Tensor]
         raise UsageError(f"{zeros} of {total} weights can't be zero.", "Give a number between 0 and all of them.")
     for name, weight in weights.items():
         require_exact(name, weight)
-        if not weight.isfinite().all():
-            raise TrainingError(
-                f"{name} holds weights that are NaN or infinite.", "The run diverged; train with a lower learning rate."
-            )
+    counts = _counts(weights, _upper_half)
+    if counts[_INFINITE:].any():
+        bad = next(name for name, weight in weights.items() if not weight.isfinite().all())
+        raise TrainingError(
+            f"{bad} holds weights that are NaN or infinite.", "The run diverged; train with a lower learning rate."
+        )
     if zeros == 0:
         return {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in weights.items()}
 
-    upper, below = _bucket(_counts(weights, _upper_half), zeros)
+    upper, below = _bucket(counts, zeros)
     lower, below_within = _bucket(_counts(weights, partial(_lower_half, upper=upper)), zeros - below)
     threshold = (upper << _HALF) | lower
     ties = zeros - below - below_within  # how many of those that equal the threshold are dropped
 
     masks = {}
     for name, weight in weights.items():
-        bits = _bits(weight)
-        mask = bits > threshold
-        equal = (bits == threshold).flatten().nonzero().squeeze(1)  # flat indices, in ascending order
-        kept = equal[ties:]
-        ties -= len(equal) - len(kept)
-        if len(kept):
-            # index_fill_ on a view would miss the copy that flatten() makes of a channels_last tensor
-            mask[torch.unravel_index(kept, mask.shape)] = True
-        masks[name] = mask
+        mask = torch.empty(weight.numel(), dtype=torch.bool, device=weight.device)
+        for bits, part in zip(_pieces(weight), mask.split(_PIECE), strict=True):  # type: ignore[no-untyped-call]
+            torch.gt(bits, threshold, out=part)
+            equal = (bits == threshold).nonzero().squeeze(1)  # indices in ascending order
+            kept = equal[ties:]
+            ties -= len(equal) - len(kept)
+            part[kept] = True
+        # In the layout of the weight (channels_last, say), beside which it is used in every step.
+        masks[name] = torch.empty_like(weight, dtype=torch.bool).copy_(mask.view(weight.shape))
     return masks
 
 
@@ -73,16 +78,18 @@ def require_exact(name: str, weight: Tensor) -> None:
         )
 
 
-def _bits(weight: Tensor) -> Tensor:
-    """The magnitudes' bit patterns as int32, which orders as the magnitudes do. -0.0 is 0, as 0.0 is."""
-    return weight.detach().abs().to(torch.float32).view(torch.int32)
+def _pieces(weight: Tensor) -> Iterator[Tensor]:
+    """The magnitudes' bits as int32, which order as the magnitudes do, piece by piece. -0.0 is 0, as 0.0 is."""
+    for piece in weight.detach().flatten().split(_PIECE):  # type: ignore[no-untyped-call]
+        yield piece.to(torch.float32).abs().view(torch.int32)
 
 
 def _counts(weights: Mapping[str, Tensor], part: Callable[[Tensor], Tensor]) -> Tensor:
     """How many magnitudes of all tensors fall into each bucket: int64 of shape (65536,), on the CPU."""
     counts = torch.zeros(1 << _HALF, dtype=torch.int64)
     for weight in weights.values():
-        counts += torch.bincount(part(_bits(weight).flatten()), minlength=1 << _HALF).cpu()
+        for bits in _pieces(weight):
+            counts += torch.bincount(part(bits), minlength=1 << _HALF).cpu()
     return counts
 
 
