@@ -50,32 +50,50 @@ class DataNames:
 
 @dataclass(frozen=True)
 class Training:
-    """`[training]`: SGD with momentum under a cosine schedule with a linear warm-up."""
+    """`[training]`: SGD with momentum, and a learning rate that rises linearly, and then falls along a cosine or by
+    steps. What is counted in epochs here is counted in steps where the schedule is."""
 
     __pydantic_config__: ClassVar[Any] = STRICT
 
     batch_size: Positive
     learning_rate: Annotated[float, Gt(0)]
     momentum: Annotated[float, Ge(0), Lt(1)] = 0.9
+    nesterov: bool = False
     weight_decay: Annotated[float, Ge(0)] = 0.0
     warmup_epochs: Annotated[int, Ge(0)] = 0
-    shift: Annotated[int, Ge(0)] = 0  # augmentation: random shifts by up to so many pixels
+    milestones: tuple[Positive, ...] = ()  # a tenth of the rate after each of these epochs, instead of the cosine
+    epochs: Positive | None = None  # of the run; where it is given, the schedule has to be as long
+    shift: Annotated[int, Ge(0)] = 0  # augmentation of data in memory: random shifts by up to so many pixels
     label_smoothing: Annotated[float, Ge(0), Lt(1)] = 0.0
+    clip_norm: Annotated[float, Gt(0)] | None = None  # the longest that the gradient of a step may be
+    amp: bool = False  # float16 where that is faster, with scaled gradients; on a GPU only
+    average: Annotated[float, Gt(0), Lt(1)] | None = None  # decay of a running average of the weights, by step
+    reestimate_batch_norm: bool = False  # at the end of each half, from the training data
+    workers: Annotated[int, Ge(0)] = 4  # processes that read and augment images
+
+
+Published = Literal["imagenet-100", "imagenet-150", "imagenet-200", "cifar-freq20", "cifar-dense13"]
 
 
 @dataclass(frozen=True)
 class ScheduleTable:
-    """`[schedule]`: the phases of AC/DC in epochs, in the order in which they come (`training.Schedule`)."""
+    """`[schedule]`: the phases of AC/DC, in one of three forms (`training.Schedule`): a published schedule by its name;
+    the lengths of all phases, the first of them dense; or seven numbers in the order in which they come."""
 
     __pydantic_config__: ClassVar[Any] = STRICT
 
-    warmup: Positive  # dense
-    sparse: Positive  # then these two alternate, `cycles` times
-    dense: Positive
-    cycles: Annotated[int, Ge(0)]
-    last_sparse: Positive  # then once more, with
-    last_dense: Positive  # a longer dense phase, at whose end the twin starts,
-    final_sparse: Positive  # and the sparse half's final phase
+    published: Published | None = None
+    phases: tuple[Positive, ...] = ()
+    warmup: Positive | None = None  # dense
+    sparse: Positive | None = None  # then these two alternate, `cycles` times
+    dense: Positive | None = None
+    cycles: Annotated[int, Ge(0)] | None = None
+    last_sparse: Positive | None = None  # then once more, with
+    last_dense: Positive | None = None  # a longer dense phase, at whose end the twin starts,
+    final_sparse: Positive | None = None  # and the sparse half's final phase
+    unit: Literal["epoch", "step"] = "epoch"
+
+    NUMBERS: ClassVar = ("warmup", "sparse", "dense", "cycles", "last_sparse", "last_dense", "final_sparse")
 
 
 @dataclass(frozen=True)
@@ -84,10 +102,13 @@ class Pattern:
 
     __pydantic_config__: ClassVar[Any] = STRICT
 
-    sparsity: Annotated[float, Gt(0), Lt(1)]
-    kind: Literal["unstructured"] = "unstructured"
+    kind: str = "unstructured"  # or "block4", blocks of 4 input channels, or "2:4", that many of every 4
+    sparsity: Annotated[float, Gt(0), Lt(1)] | None = None  # that of "2:4" is its own
     scope: Literal["global", "uniform"] = "global"
-    exclude: tuple[str, ...] = ()  # layers left dense, by name or shell pattern
+    overrides: dict[str, Annotated[float, Gt(0), Lt(1)]] = field(default_factory=dict)  # of single layers
+    exclude: tuple[str, ...] = ()  # layers left dense, by name or shell pattern,
+    exclude_types: tuple[Literal["Linear", "Conv1d", "Conv2d", "Conv3d", "depthwise"], ...] = ()  # by type,
+    exclude_below: Annotated[int, Ge(0)] = 0  # or with fewer weights than this
 
 
 @dataclass(frozen=True)
@@ -290,10 +311,54 @@ def _pipeline_problems(table: Table) -> list[str]:
     problems = _batch_problems(table, "judging")
     problems += [f"judging.gates: {problem}" for problem in gates.problems(_texts(table, "judging.gates"))]
     problems += _folder_name_problems(table, "name")
+    problems += _schedule_problems(table) + _pattern_problems(table)
     judge = _texts(table, "data.judge")
     if judge and judge == _texts(table, "data.train"):
         problems.append(f"data.judge: '{judge[0]}' is what the pair is trained on")
     return problems
+
+
+def _schedule_problems(table: Table) -> list[str]:
+    """A schedule in no form, in two, or in a part of one; the lengths of phases that don't end sparse."""
+    given = _at(table, "schedule")
+    if not isinstance(given, dict):
+        return []
+    numbers = [key for key in ScheduleTable.NUMBERS if key in given]
+    forms = [key for key in ("published", "phases") if key in given] + (["warmup, sparse, ..."] if numbers else [])
+    if len(forms) != 1:
+        said = f"{' and '.join(forms)} are given" if forms else "no phases are given"
+        return [f"schedule: {said}; it takes one of published, phases, or {', '.join(ScheduleTable.NUMBERS)}"]
+    problems = []
+    if numbers:
+        problems = [f"schedule.{key}: missing" for key in ScheduleTable.NUMBERS if key not in given]
+    lengths = given.get("phases")
+    if isinstance(lengths, list) and (len(lengths) < 2 or len(lengths) % 2):
+        problems.append(
+            f"schedule.phases: {len(lengths)} phases; they begin with a dense one and end with a sparse one, so that "
+            "their number is even"
+        )
+    if "published" in given and given.get("unit") == "step":
+        problems.append("schedule.unit: the published schedules are in epochs")
+    return problems
+
+
+def _pattern_problems(table: Table) -> list[str]:
+    """A kind that there isn't, and a sparsity that is missing, or stands beside that of N:M."""
+    given = _at(table, "pattern")
+    kind = given.get("kind", "unstructured") if isinstance(given, dict) else None
+    if not isinstance(given, dict) or not isinstance(kind, str):
+        return []
+    ratio = re.fullmatch(r"(\d+):(\d+)", kind)
+    block = re.fullmatch(r"block(\d+)", kind)
+    if ratio:
+        n, m = int(ratio[1]), int(ratio[2])
+        problems = [] if 0 < n < m else [f"pattern.kind: {n} of every {m} weights can't be kept; give N < M, as in 2:4"]
+        unused = [key for key in ("sparsity", "scope", "overrides") if key in given]
+        return problems + [f"pattern.{key}: {kind} has none; its sparsity is its own" for key in unused]
+    if kind != "unstructured" and not (block and int(block[1]) > 1):
+        known = ["unstructured", "block4", "2:4"]
+        return [f"pattern.kind: there is no pattern '{kind}'{nearest(kind, known)}; there are {', '.join(known)}"]
+    return [] if "sparsity" in given else ["pattern.sparsity: missing"]
 
 
 def _target_problems(table: Table, folder: Path) -> list[str]:

@@ -121,3 +121,61 @@ def test_copy_never_overwrites(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="exists already"):
         resources.copy("pipelines", "digits", tmp_path / "digits.toml")
     assert (tmp_path / "digits.toml").read_text() == "mine"
+
+
+SOUND_SCHEDULES = [
+    'published = "cifar-dense13"',
+    "phases = [3, 2, 2, 4]",
+    'phases = [30, 20, 20, 40]\nunit = "step"',
+    "warmup = 1\nsparse = 1\ndense = 1\ncycles = 0\nlast_sparse = 1\nlast_dense = 1\nfinal_sparse = 1",
+]
+
+
+@pytest.mark.parametrize("schedule", SOUND_SCHEDULES)
+def test_schedules_have_three_forms(schedule):
+    config.parse_pipeline(_with("schedule", schedule), "mine.toml")
+
+
+@pytest.mark.parametrize(
+    ("table", "lines", "problem"),
+    [
+        ("schedule", "", "schedule: no phases are given; it takes one of published, phases, or warmup"),
+        ("schedule", 'published = "cifar-freq20"\nphases = [1, 1]', "schedule: published and phases are given"),
+        ("schedule", "warmup = 3\nsparse = 2", "schedule.final_sparse: missing"),
+        ("schedule", "phases = [3, 2, 2]", "schedule.phases: 3 phases; they begin with a dense one"),
+        ("schedule", "phases = [3, 0]", "schedule.phases.1: input should be greater than 0"),
+        ("schedule", 'published = "imagenet-90"', "schedule.published: input should be 'imagenet-100', "),
+        (
+            "schedule",
+            'published = "imagenet-100"\nunit = "step"',
+            "schedule.unit: the published schedules",
+        ),
+        ("pattern", "", "pattern.sparsity: missing"),
+        ("pattern", 'kind = "2:4"\nsparsity = 0.5', "pattern.sparsity: 2:4 has none; its sparsity is its own"),
+        ("pattern", 'kind = "4:2"', "pattern.kind: 4 of every 2 weights can't be kept"),
+        (
+            "pattern",
+            'kind = "blocks4"\nsparsity = 0.5',
+            "pattern.kind: there is no pattern 'blocks4' (did",
+        ),
+        ("pattern", 'kind = "block1"\nsparsity = 0.5', "pattern.kind: there is no pattern 'block1'"),
+        ("pattern", 'sparsity = 0.5\nexclude_types = ["linear"]', "pattern.exclude_types.0: input should be 'Linear'"),
+        (
+            "pattern",
+            "sparsity = 0.5\noverrides = { head = 1.0 }",
+            "pattern.overrides.head: input should be less",
+        ),
+    ],
+)
+def test_unsound_schedules_and_patterns_are_told(table, lines, problem):
+    with pytest.raises(ConfigError) as caught:
+        config.parse_pipeline(_with(table, lines), "mine.toml")
+    assert any(found.startswith(problem) for found in caught.value.problems), caught.value.problems
+
+
+def _with(table, lines):
+    """The pipeline `digits` with these lines as the whole of a table."""
+    text = (resources.root("pipelines") / "digits.toml").read_text()
+    before, _, rest = text.partition(f"[{table}]")
+    after = rest[rest.index("\n[") :]
+    return f"{before}[{table}]\n{lines}\n{after}"

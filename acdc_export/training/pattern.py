@@ -1,23 +1,27 @@
-"""Which weights live in a sparse phase. `Unstructured` is the one pattern so far; `Pattern` is what any other
-(N:M, blocks) has to offer."""
+"""Which weights live in a sparse phase: the smallest magnitudes anywhere, N of M input channels, or whole blocks.
+
+Every choice is exact, to the single weight, and the same on every device: among equal magnitudes those that come
+first (by layer, then by flat index) are dropped first.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from fractions import Fraction
-from typing import Literal, Protocol
+from typing import ClassVar, Literal, Protocol
 
+import torch
 from torch import Tensor, nn
-from torch.nn.parameter import UninitializedParameter
 
 from ..errors import TrainingError, UsageError, nearest
-from .topk import keep_largest, require_exact
+from .layers import TYPES, Cover, Exclusion, cover, require_matches
+from .topk import keep_largest
 
-PRUNABLE = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
-"""The layers whose weights are pruned. Biases and normalisation never are."""
+Scope = Literal["global", "uniform"]
 
 
 class Pattern(Protocol):
@@ -32,8 +36,8 @@ class Pattern(Protocol):
     @property
     def sparsity(self) -> float: ...
 
-    def layers(self, model: nn.Module) -> dict[str, nn.Parameter]:
-        """The weights that the pattern prunes, by their names in the state dict."""
+    def cover(self, model: nn.Module) -> Cover:
+        """The layers that the pattern prunes, and why it leaves the others dense."""
         ...
 
     def masks(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -42,76 +46,68 @@ class Pattern(Protocol):
 
 
 @dataclass(frozen=True)
-class Unstructured:
-    """The smallest magnitudes are zero, wherever they are: in all layers together, or the same share of each.
+class _Layers:
+    """What all patterns have in common: which layers they leave dense. `exclude` are module names or shell patterns
+    ("head", "stem.*"), `exclude_types` are of `layers.TYPES`, `exclude_below` is a number of weights."""
 
-    `exclude` leaves layers dense, by module name or shell pattern ("head", "stem.*"). At least the share
-    `sparsity` of the pruned weights is zero: ceil(sparsity * weights) of them exactly, where 0.9 means nine
-    tenths and not the float that is nearest to it.
+    exclude: Sequence[str] = field(default=(), kw_only=True)
+    exclude_types: Sequence[str] = field(default=(), kw_only=True)
+    exclude_below: int = field(default=0, kw_only=True)
 
-    Raises:
-        UsageError: a sparsity outside (0, 1), an unknown scope.
+    def __post_init__(self) -> None:
+        for name in ("exclude", "exclude_types"):
+            given = getattr(self, name)
+            # A string is a sequence of patterns, too: one a letter.
+            object.__setattr__(self, name, (given,) if isinstance(given, str) else tuple(given))
+        for kind in self.exclude_types:
+            if kind not in TYPES:
+                raise UsageError(
+                    f"Unknown type of layer '{kind}'{nearest(kind, list(TYPES))}.", f"There are {', '.join(TYPES)}."
+                )
+
+    def cover(self, model: nn.Module) -> Cover:
+        """The weights that this pattern prunes, and the layers that it leaves dense.
+
+        Raises:
+            UsageError: nothing to prune; a name that matches no layer; a weight that is shared between layers, is
+                computed from others, has no shape yet, or has too few elements for this sparsity.
+        """
+        found = cover(model, Exclusion(self.exclude, self.exclude_types, self.exclude_below), self._unfit)
+        self._check(found)
+        return found
+
+    def _unfit(self, weight: nn.Parameter) -> str | None:
+        """Why this weight can't have the pattern, or nothing."""
+        return None
+
+    def _check(self, found: Cover) -> None:
+        """Refuse what the pattern can't do with these layers."""
+
+
+@dataclass(frozen=True)
+class _Ranked(_Layers):
+    """Patterns that rank what they drop: in all layers together ("global"), or in each by itself ("uniform").
+
+    `overrides` gives single layers, by module name or shell pattern, a sparsity of their own; the first that matches
+    counts. Those are ranked by themselves.
     """
 
     sparsity: float
-    scope: Literal["global", "uniform"] = "global"
-    exclude: Sequence[str] = ()
-
-    kind = "unstructured"
+    scope: Scope = "global"
+    overrides: Mapping[str, float] = field(default_factory=dict, kw_only=True)
 
     def __post_init__(self) -> None:
-        if not 0 < self.sparsity < 1:
-            raise UsageError(
-                f"Sparsity {self.sparsity} is not between 0 and 1.", "Give the share of zeros: 0.9 for 90 %."
-            )
+        super().__post_init__()
+        for sparsity in (self.sparsity, *self.overrides.values()):
+            if not 0 < sparsity < 1:
+                raise UsageError(
+                    f"Sparsity {sparsity} is not between 0 and 1.", "Give the share of zeros: 0.9 for 90 %."
+                )
         if self.scope not in ("global", "uniform"):
             raise UsageError(
                 f"Unknown scope '{self.scope}'{nearest(self.scope, ['global', 'uniform'])}.",
                 "'global' ranks the weights of all layers together, 'uniform' those of each layer.",
             )
-        # A string is a sequence of patterns, too: one a letter.
-        exclude = (self.exclude,) if isinstance(self.exclude, str) else tuple(self.exclude)
-        object.__setattr__(self, "exclude", exclude)
-
-    def zeros(self, total: int) -> int:
-        """How many of `total` weights are zero."""
-        return math.ceil(Fraction(repr(float(self.sparsity))) * total)
-
-    def layers(self, model: nn.Module) -> dict[str, nn.Parameter]:
-        """The weights that this pattern prunes, by their names in the state dict, in the order of the modules.
-
-        Raises:
-            UsageError: nothing to prune; an exclusion that matches no layer; a weight that is shared between
-                layers, is computed from others, has no shape yet, or has too few elements for this sparsity.
-        """
-        modules = {name: module for name, module in model.named_modules() if isinstance(module, PRUNABLE)}
-        for pattern in self.exclude:
-            if not any(fnmatchcase(name, pattern) for name in modules):
-                raise UsageError(
-                    f"'{pattern}' excludes nothing{nearest(pattern, list(modules))}.",
-                    f"The layers with weights to prune are {_listing(list(modules))}.",
-                )
-        weights = {
-            _weight_name(name): _weight(name, module)
-            for name, module in modules.items()
-            if not any(fnmatchcase(name, pattern) for pattern in self.exclude)
-        }
-        if not weights:
-            raise UsageError(
-                "The model has no weights to prune: no Conv1d, Conv2d, Conv3d or Linear layer, or all are excluded.",
-                "Exclude fewer layers, or prune a model that has some.",
-            )
-        _refuse_shared(model, weights)
-        groups = {"the model": sum(weight.numel() for weight in weights.values())}
-        if self.scope == "uniform":
-            groups = {name: weight.numel() for name, weight in weights.items()}
-        for name, total in groups.items():
-            if self.zeros(total) == total:
-                raise UsageError(
-                    f"Of the {total} weights of {name}, none would be left at sparsity {self.sparsity}.",
-                    "Exclude that layer, or lower the sparsity.",
-                )
-        return weights
 
     def masks(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Boolean masks, shaped and placed as `weights`: True lives.
@@ -119,12 +115,12 @@ class Unstructured:
         Raises:
             TrainingError: weights that are not finite, or a layer that would lose all of its weights.
         """
-        if self.scope == "global":
-            masks = keep_largest(weights, self.zeros(sum(weight.numel() for weight in weights.values())))
-        else:
-            masks = {}
-            for name, weight in weights.items():
-                masks.update(keep_largest({name: weight}, self.zeros(weight.numel())))
+        found: dict[str, Tensor] = {}
+        for names, sparsity in self._groups(list(weights)):
+            scores = {name: self._scores(weights[name]) for name in names}
+            zeros = _share(sparsity, sum(score.numel() for score in scores.values()))
+            found |= keep_largest(scores, zeros)
+        masks = {name: self._spread(found[name], weight) for name, weight in weights.items()}
         for name, mask in masks.items():
             # Nothing would pass through such a layer, and no reader of pairs accepts one.
             if not mask.any():
@@ -134,39 +130,191 @@ class Unstructured:
                 )
         return masks
 
+    def _groups(self, names: Sequence[str]) -> Iterator[tuple[list[str], float]]:
+        """The weights that are ranked together, and the share of them that is dropped."""
+        together = []
+        for name in names:
+            override = self._override(name)
+            if override is None and self.scope == "global":
+                together.append(name)
+            else:
+                yield [name], self.sparsity if override is None else override
+        if together:
+            yield together, self.sparsity
 
-def _weight_name(module_name: str) -> str:
-    return f"{module_name}.weight" if module_name else "weight"
+    def _override(self, name: str) -> float | None:
+        layer = name.removesuffix("weight").removesuffix(".")
+        return next((share for pattern, share in self.overrides.items() if fnmatchcase(layer, pattern)), None)
+
+    def _check(self, found: Cover) -> None:
+        names = [name.removesuffix("weight").removesuffix(".") for name in found.weights]
+        require_matches(list(self.overrides), names, "overrides")
+        for group, sparsity in self._groups(list(found.weights)):
+            total = sum(self._count(found.weights[name]) for name in group)
+            if _share(sparsity, total) == total:
+                where = group[0] if len(group) == 1 < len(names) else "the model"
+                raise UsageError(
+                    f"Of the {sum(found.weights[name].numel() for name in group)} weights of {where}, none would be "
+                    f"left at sparsity {sparsity}.",
+                    "Exclude that layer, or lower the sparsity.",
+                )
+
+    def _count(self, weight: Tensor) -> int:
+        """How many scores this weight has."""
+        return weight.numel()
+
+    def _scores(self, weight: Tensor) -> Tensor:
+        """What is ranked."""
+        return weight.detach()
+
+    def _spread(self, kept: Tensor, weight: Tensor) -> Tensor:
+        """The mask of the scores as one of the weight."""
+        return kept
 
 
-def _weight(name: str, module: nn.Module) -> nn.Parameter:
-    weight = module._parameters.get("weight")
-    if weight is None:
-        raise UsageError(
-            f"The weight of {name or 'the model'} is computed from other parameters (a parametrization).",
-            "Remove it (torch.nn.utils.parametrize.remove_parametrizations), or exclude that layer.",
-        )
-    if isinstance(weight, UninitializedParameter):
-        raise UsageError(
-            f"The weight of {name or 'the model'} has no shape yet.", "Run one batch through the model before this."
-        )
-    require_exact(_weight_name(name), weight)
-    return weight
+@dataclass(frozen=True)
+class Unstructured(_Ranked):
+    """The smallest magnitudes are zero, wherever they are: in all layers together, or the same share of each.
+
+    At least the share `sparsity` of the pruned weights is zero: ceil(sparsity * weights) of them exactly, where 0.9
+    means nine tenths and not the float that is nearest to it. Depthwise convolutions are pruned like all others, as in
+    the paper's MobileNet, unless `exclude_types` names them.
+
+    Args:
+        sparsity: the share of zeros, in (0, 1).
+        scope: "global" or "uniform".
+        overrides: for single layers, by name or shell pattern, a share of their own.
+        exclude, exclude_types, exclude_below: layers left dense: by name or shell pattern ("head", "stem.*"), by type
+            ("Linear", "Conv2d", "depthwise"), or with fewer than so many weights.
+
+    Raises:
+        UsageError: a sparsity outside (0, 1), an unknown scope or type.
+    """
+
+    kind: ClassVar[str] = "unstructured"
 
 
-def _refuse_shared(model: nn.Module, weights: Mapping[str, nn.Parameter]) -> None:
-    owners: dict[int, list[str]] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        owners.setdefault(id(parameter), []).append(name)
-    for weight in weights.values():
-        shared = owners[id(weight)]
-        if len(shared) > 1:
+@dataclass(frozen=True)
+class Blocks(_Ranked):
+    """Blocks of `size` weights along the input channels live or are zero as a whole, by the sum of their magnitudes.
+
+    A block lies in one filter at one kernel position, as the 1x4 blocks that VNNI instructions multiply at once. Layers
+    whose input channels (per group) are no multiple of `size` stay dense, depthwise convolutions among them.
+
+    Args and errors are those of `Unstructured`; ceil(sparsity * blocks) of the blocks are zero.
+    """
+
+    size: int = field(default=4, kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.size < 2:
+            raise UsageError(f"Blocks of {self.size} weights are none.", "Give a size of 2 or more: size=4.")
+
+    @property
+    def kind(self) -> str:
+        return f"block{self.size}"
+
+    def _unfit(self, weight: nn.Parameter) -> str | None:
+        return _uneven(weight, self.size)
+
+    def _count(self, weight: Tensor) -> int:
+        return weight.numel() // self.size
+
+    def _scores(self, weight: Tensor) -> Tensor:
+        blocks = _groups(weight.detach().float().abs(), self.size)
+        total = blocks.select(2, 0).clone()
+        for index in range(1, self.size):  # in this order on every device: a sum that rounds otherwise ranks otherwise
+            total += blocks.select(2, index)
+        return total
+
+    def _spread(self, kept: Tensor, weight: Tensor) -> Tensor:
+        return kept.repeat_interleave(self.size, dim=1)
+
+
+@dataclass(frozen=True)
+class NM(_Layers):
+    """Of every `m` weights along the input channels, the `n` largest live: 2:4 is `NM(2, 4)`.
+
+    Groups lie in one filter at one kernel position, as TensorRT and NVIDIA's sparse tensor cores read them. Layers
+    whose input channels (per group) are no multiple of `m` stay dense: the first convolution of most networks, and
+    depthwise ones.
+
+    Raises:
+        UsageError: not 0 < n < m; an unknown type.
+    """
+
+    n: int
+    m: int
+
+    scope: ClassVar[str] = "group"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.n < self.m:
             raise UsageError(
-                f"{' and '.join(shared)} are one parameter, which can't be pruned for one and not for the other.",
-                "Exclude these layers, or give each its own weights.",
+                f"{self.n}:{self.m} is no pattern: {self.n} of every {self.m} weights can't be kept.",
+                "Give 0 < n < m, such as 2:4.",
             )
 
+    @property
+    def kind(self) -> str:
+        return f"{self.n}:{self.m}"
 
-def _listing(names: list[str], most: int = 12) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(name or "(the model itself)" for name in names[:most]) + more if names else "none"
+    @property
+    def sparsity(self) -> float:
+        return 1 - self.n / self.m
+
+    def masks(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Boolean masks, shaped and placed as `weights`: True lives, exactly `n` of each group.
+
+        Raises:
+            TrainingError: weights that are not finite.
+        """
+        masks = {}
+        for name, weight in weights.items():
+            magnitudes = weight.detach().abs()
+            if not magnitudes.isfinite().all():
+                raise TrainingError(
+                    f"{name} holds weights that are NaN or infinite.",
+                    "The run diverged; train with a lower learning rate.",
+                )
+            groups = _groups(magnitudes, self.m)
+            dropped = groups.argsort(dim=2, stable=True).narrow(2, 0, self.m - self.n)  # of equal ones, the first
+            masks[name] = torch.ones_like(groups, dtype=torch.bool).scatter_(2, dropped, False).flatten(1, 2)
+        return masks
+
+    def _unfit(self, weight: nn.Parameter) -> str | None:
+        return _uneven(weight, self.m)
+
+
+def of_kind(kind: str, sparsity: float | None = None, scope: Scope = "global", **layers: object) -> Pattern:
+    """The pattern that a pipeline names: "unstructured", "block4", or "2:4", whose sparsity is its own.
+
+    Raises:
+        UsageError: an unknown kind, or what the pattern itself refuses.
+    """
+    chosen = re.fullmatch(r"(\d+):(\d+)", kind)
+    if chosen:
+        return NM(int(chosen[1]), int(chosen[2]), **layers)  # type: ignore[arg-type]
+    size = re.fullmatch(r"block(\d+)", kind)
+    if sparsity is None or not (size or kind == "unstructured"):
+        raise UsageError(f"'{kind}' is no pattern with a sparsity.", "Choose unstructured, block4, or N:M such as 2:4.")
+    if size:
+        return Blocks(sparsity, scope, size=int(size[1]), **layers)  # type: ignore[arg-type]
+    return Unstructured(sparsity, scope, **layers)  # type: ignore[arg-type]
+
+
+def _share(sparsity: float, total: int) -> int:
+    """How many of `total` are zero: at least this share, in decimal."""
+    return math.ceil(Fraction(repr(float(sparsity))) * total)
+
+
+def _groups(weight: Tensor, size: int) -> Tensor:
+    """(O, I, ...) as (O, I / size, size, ...)."""
+    return weight.reshape(weight.shape[0], -1, size, *weight.shape[2:])
+
+
+def _uneven(weight: Tensor, size: int) -> str | None:
+    channels = weight.shape[1]
+    return f"{channels} input channels a filter are no multiple of {size}" if channels % size else None

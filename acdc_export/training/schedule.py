@@ -1,88 +1,111 @@
-"""When the network is dense and when it is sparse: the phases of AC/DC, in whole epochs, counted from 0."""
+"""When the network is dense and when it is sparse: the phases of AC/DC, in epochs or in steps, counted from 0."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
-from ..errors import UsageError
+from ..errors import UsageError, nearest
 
 Kind = Literal["dense", "sparse"]
+Unit = Literal["epoch", "step"]
 
-_REMEDY = "Schedule.alternating(...) and Schedule.paper(...) build sound ones."
-
-# IST-DASLab/ACDC, configs/neurips: 10 dense epochs, phases of 5, a last dense phase of 10, a final sparse one of 15.
-_PAPER_CYCLES = {100: 6, 150: 11, 200: 16}
+_REMEDY = "Schedule.of([...]), Schedule.alternating(...) and Schedule.published(...) build sound ones."
 
 
 @dataclass(frozen=True)
 class Phase:
-    """A stretch of epochs `[start, end)` in which the network is dense or sparse."""
+    """A stretch `[start, end)`, in epochs or steps, in which the network is dense or sparse."""
 
     kind: Kind
     start: int
     end: int
 
     @property
-    def epochs(self) -> int:
+    def length(self) -> int:
         return self.end - self.start
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """Phases from epoch 0 to a sparse end. The dense twin leaves at the end of the last dense phase, and then
-    trains for as many epochs as the final sparse phase has.
+    """Phases from the first epoch (or step) to a sparse end. The dense twin leaves at the end of the last dense
+    phase, and then trains for as long as the final sparse phase takes.
 
     Raises:
-        UsageError: phases that don't follow each other in epochs or in kind, that are empty, or that don't end
-            sparse after a dense phase.
+        UsageError: phases that don't follow each other in time or in kind, that are empty, or that don't end sparse
+            after a dense phase; an unknown unit.
     """
 
     phases: tuple[Phase, ...]
+    unit: Unit = "epoch"
 
     def __post_init__(self) -> None:
-        problem = _problem(self.phases)
+        problem = _problem(self.phases, self.unit)
         if problem:
             raise UsageError(f"Not a schedule of AC/DC: {problem}.", _REMEDY)
 
     @classmethod
-    def alternating(
-        cls, warmup: int, sparse: int, dense: int, cycles: int, last_sparse: int, last_dense: int, final_sparse: int
-    ) -> Schedule:
-        """`warmup` dense epochs; `cycles` times `sparse` and `dense` epochs; then once `last_sparse`, `last_dense`
-        and `final_sparse` epochs: a longer dense phase, and a longer sparse one after it."""
-        lengths: list[tuple[Kind, int]] = [("dense", warmup)]
-        lengths += [("sparse", sparse), ("dense", dense)] * cycles
-        lengths += [("sparse", last_sparse), ("dense", last_dense), ("sparse", final_sparse)]
+    def of(cls, lengths: Sequence[int], unit: Unit = "epoch") -> Schedule:
+        """Phases of these lengths, one after the other: the first is dense, the next sparse, and so on."""
         phases, start = [], 0
-        for kind, length in lengths:
-            phases.append(Phase(kind, start, start + length))
+        for index, length in enumerate(lengths):
+            phases.append(Phase("sparse" if index % 2 else "dense", start, start + length))
             start += length
-        return cls(tuple(phases))
+        return cls(tuple(phases), unit)
+
+    @classmethod
+    def alternating(
+        cls,
+        warmup: int,
+        sparse: int,
+        dense: int,
+        cycles: int,
+        last_sparse: int,
+        last_dense: int,
+        final_sparse: int,
+        unit: Unit = "epoch",
+    ) -> Schedule:
+        """`warmup` dense epochs (or steps); `cycles` times `sparse` and `dense` ones; then once `last_sparse`,
+        `last_dense` and `final_sparse`: a longer dense phase, and a longer sparse one after it."""
+        return cls.of([warmup, *[sparse, dense] * cycles, last_sparse, last_dense, final_sparse], unit)
+
+    @classmethod
+    def published(cls, name: str) -> Schedule:
+        """One of the AC/DC paper's own (arXiv 2106.12379; IST-DASLab/ACDC, configs/neurips), in epochs.
+
+        "imagenet-100", "imagenet-150" and "imagenet-200" (ResNet-50, MobileNetV1), "cifar-freq20" (WideResNet-28-10
+        and ResNet-20, 200 epochs) and "cifar-dense13" (WideResNet-28-10, 225 epochs). Their `ftdense` runs, which
+        train the dense twin on from the end of the last dense phase, are part of every schedule here.
+        """
+        if name not in PUBLISHED:
+            raise UsageError(
+                f"There is no published schedule '{name}'{nearest(name, list(PUBLISHED))}.",
+                f"There are {', '.join(PUBLISHED)}; Schedule.of([...]) takes your own lengths.",
+            )
+        return cls.of(PUBLISHED[name])
 
     @classmethod
     def paper(cls, epochs: int = 100) -> Schedule:
-        """The ImageNet schedules of the AC/DC paper (arXiv 2106.12379), of 100, 150 or 200 epochs."""
-        if epochs not in _PAPER_CYCLES:
-            known = ", ".join(str(known) for known in _PAPER_CYCLES)
-            raise UsageError(
-                f"The paper has no schedule of {epochs} epochs; it has {known}.",
-                "Choose one of these, or give your own numbers to Schedule.alternating(...).",
-            )
-        return cls.alternating(
-            warmup=10, sparse=5, dense=5, cycles=_PAPER_CYCLES[epochs], last_sparse=5, last_dense=10, final_sparse=15
-        )
+        """The ImageNet schedules of the AC/DC paper, of 100, 150 or 200 epochs."""
+        return cls.published(f"imagenet-{epochs}")
+
+    def in_steps(self, steps: int) -> Schedule:
+        """The same phases counted in steps, of which an epoch has so many."""
+        if self.unit == "step":
+            raise UsageError("This schedule is in steps already.", "Convert one that is in epochs.")
+        return Schedule.of([phase.length * steps for phase in self.phases], "step")
 
     @property
-    def epochs(self) -> int:
-        """Epochs that each half is trained for, from its first to its last."""
+    def length(self) -> int:
+        """Epochs (or steps) that each half is trained for, from its first to its last."""
         return self.final.end
 
     @property
-    def all_epochs(self) -> int:
-        """Epochs that both halves take together; those before the twin leaves are common to them."""
-        return self.epochs + self.final.epochs
+    def total(self) -> int:
+        """Epochs (or steps) of both halves together; those before the twin leaves are common to them."""
+        return self.length + self.final.length
 
     @property
     def last_dense(self) -> Phase:
@@ -94,28 +117,44 @@ class Schedule:
         """The sparse half's last phase."""
         return self.phases[-1]
 
-    def at(self, epoch: int) -> Phase:
-        """The phase of the epoch `epoch`. Raises `UsageError` outside the schedule."""
+    def at(self, index: int) -> Phase:
+        """The phase that the epoch (or step) `index` is in. Raises `UsageError` outside the schedule."""
         for phase in self.phases:
-            if phase.start <= epoch < phase.end:
+            if phase.start <= index < phase.end:
                 return phase
-        raise UsageError(f"Epoch {epoch} is outside the schedule.", f"It runs from epoch 0 to {self.epochs - 1}.")
+        raise UsageError(
+            f"The {self.unit} {index} is outside the schedule.", f"It runs from {self.unit} 0 to {self.length - 1}."
+        )
 
 
-def _problem(phases: tuple[Phase, ...]) -> str | None:
+# From the authors' lists of the epochs at which they prune and restore. ImageNet: 10 dense epochs, phases of 5, a last
+# dense phase of 10 and a final sparse one of 15.
+PUBLISHED = {
+    "imagenet-100": [10, *[5, 5] * 6, 5, 10, 15],
+    "imagenet-150": [10, *[5, 5] * 11, 5, 10, 15],
+    "imagenet-200": [10, *[5, 5] * 16, 5, 10, 15],
+    "cifar-freq20": [10, *[20, 20] * 4, 30],
+    "cifar-dense13": [10, *[20, 13] * 5, 50],
+}
+"""Lengths of the phases, the first dense."""
+
+
+def _problem(phases: tuple[Phase, ...], unit: Unit) -> str | None:
     """What is wrong with these phases, or nothing."""
+    if unit not in ("epoch", "step"):
+        return f"its unit is '{unit}', neither 'epoch' nor 'step'"
     for phase in phases:
         if phase.kind not in ("dense", "sparse"):
             return f"a phase is '{phase.kind}', neither dense nor sparse"
         if phase.end <= phase.start:
-            return f"the {phase.kind} phase at epoch {phase.start} has no epochs"
+            return f"the {phase.kind} phase at {unit} {phase.start} has no {unit}s"
     if not phases or phases[0].start != 0:
-        return "it doesn't start at epoch 0"
+        return f"it doesn't start at {unit} 0"
     for before, after in pairwise(phases):
         if after.start != before.end:
-            return f"a phase ends at epoch {before.end} and the next one starts at {after.start}"
+            return f"a phase ends at {unit} {before.end} and the next one starts at {after.start}"
         if after.kind == before.kind:
-            return f"two {after.kind} phases meet at epoch {after.start}"
+            return f"two {after.kind} phases meet at {unit} {after.start}"
     if phases[-1].kind != "sparse":
         return "it doesn't end with a sparse phase"
     if len(phases) < 2:
