@@ -14,12 +14,14 @@ if TYPE_CHECKING:
     from .bundle import Bundle
     from .errors import AcdcExportError
     from .pair import Pair
-    from .training import ACDC, Schedule, Unstructured
+    from .training import ACDC, NM, Blocks, Schedule, Unstructured
     from .workflow import export, train, verify
 
 _HOMES = {
     "ACDC": "training",
+    "NM": "training",
     "AcdcExportError": "errors",
+    "Blocks": "training",
     "Bundle": "bundle",
     "Pair": "pair",
     "Schedule": "training",
@@ -32,7 +34,9 @@ _HOMES = {
 
 __all__ = [
     "ACDC",
+    "NM",
     "AcdcExportError",
+    "Blocks",
     "Bundle",
     "Pair",
     "Schedule",

@@ -8,6 +8,7 @@
     ├── BaselineError               2   stored ratios that are missing, or of something else
     │   └── UnlikeMachine           3   stored ratios, but none of a machine like this one
     ├── GraphError                  2   an ONNX graph that can't be lowered for the target
+    ├── CheckpointError             2   a training checkpoint that can't be read, or is of another run
     ├── OutputError                 2   a folder that can't be written, is foreign, or a full disk
     ├── TrainingError               1   a run that went wrong (a loss that is not finite)
     ├── RuntimeUnavailable          3   a target that can't run here: no interpreter, licence or network
@@ -30,6 +31,7 @@ __all__ = [
     "AcdcExportError",
     "BaselineError",
     "BundleError",
+    "CheckpointError",
     "ConfigError",
     "EngineDied",
     "EngineError",
@@ -101,6 +103,12 @@ class UnlikeMachine(BaselineError):
 
 class GraphError(AcdcExportError):
     """An ONNX graph that can't be lowered for the target."""
+
+    exit_code = 2
+
+
+class CheckpointError(AcdcExportError):
+    """A training checkpoint that can't be read, or is of another run."""
 
     exit_code = 2
 

@@ -30,7 +30,7 @@ def main(out: str) -> Pair:
     )  # fmt: skip
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
     schedule = Schedule.alternating(warmup=3, sparse=2, dense=2, cycles=2, last_sparse=2, last_dense=4, final_sparse=6)
-    lr_scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=schedule.epochs)
+    lr_scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=schedule.length)
 
     acdc = ACDC(model, optimizer, lr_scheduler, schedule=schedule, pattern=Unstructured(0.9, exclude=("0",)))
     for epoch in acdc.epochs():  # both halves: first the sparse one, and then its dense twin

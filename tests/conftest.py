@@ -12,7 +12,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from safetensors.numpy import save_file
 
-from acdc_export.pair import LayerCount, Pair, PatternRecord, PhaseRecord, Record, TensorSpec, write
+from acdc_export.history import History, PhaseRecord
+from acdc_export.pair import LayerCount, Pair, PatternRecord, Record, TensorSpec, write
 
 CHANNELS, CLASSES, SIDE = 32, 10, 8
 ROWS = 24
@@ -86,7 +87,7 @@ def record(**changes: object) -> Record:
         "pattern": PatternRecord(
             "unstructured", "uniform", 0.9, {"conv2.weight": LayerCount(int((state == 0).sum()), state.size)}
         ),
-        "phases": (PhaseRecord("dense", 0, 2), PhaseRecord("sparse", 2, 3)),
+        "history": History((PhaseRecord("dense", 0, 2), PhaseRecord("sparse", 2, 3))),
         "created": "2026-01-01T00:00:00+00:00",
     }
     return Record(**{**settings, **changes})

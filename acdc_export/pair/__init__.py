@@ -1,7 +1,7 @@
 """The pair: a sparse network and its dense twin from one training run, as a folder that needs no torch to read."""
 
 from .feeding import named
-from .record import FILES, HALVES, SCHEMA_VERSION, Half, LayerCount, PatternRecord, PhaseRecord, Record, TensorSpec
+from .record import FILES, HALVES, SCHEMA_VERSION, Half, LayerCount, PatternRecord, Record, TensorSpec
 from .store import Pair, Reference, check_place, write
 
 __all__ = [
@@ -12,7 +12,6 @@ __all__ = [
     "LayerCount",
     "Pair",
     "PatternRecord",
-    "PhaseRecord",
     "Record",
     "Reference",
     "TensorSpec",

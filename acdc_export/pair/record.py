@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from ..files import Fingerprint
+from ..history import History
 
 Half = Literal["sparse", "dense"]
 HALVES: tuple[Half, Half] = ("sparse", "dense")
@@ -46,26 +47,16 @@ class PatternRecord:
 
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
 
-    kind: str  # "unstructured"
-    scope: str  # "global" or "uniform"
+    kind: str  # "unstructured", "block4" or N:M, such as "2:4"
+    scope: str  # "global" or "uniform"; "group" for N:M
     sparsity: float  # aimed at: zeros / weights, over the pruned layers
     layers: dict[str, LayerCount]  # by the weight's name in the state dict, pruned layers only
+    dense: dict[str, str] = field(default_factory=dict)  # the layers left dense, by the module's name, and why
 
     @property
     def achieved(self) -> float:
         """Zeros over weights, over all pruned layers."""
         return sum(layer.zeros for layer in self.layers.values()) / sum(layer.total for layer in self.layers.values())
-
-
-@dataclass(frozen=True)
-class PhaseRecord:
-    """A stretch of epochs `[start, end)` in which the network was dense or sparse."""
-
-    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
-
-    kind: Literal["dense", "sparse"]
-    start: int
-    end: int
 
 
 @dataclass(frozen=True)
@@ -78,7 +69,7 @@ class Record:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     pattern: PatternRecord
-    phases: tuple[PhaseRecord, ...]
+    history: History
     created: str  # ISO 8601, UTC
     pipeline: str | None = None  # the pipeline file, verbatim, where one was the recipe
     seed: int | None = None

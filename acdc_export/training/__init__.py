@@ -12,22 +12,40 @@ from typing import TYPE_CHECKING, Any
 from ..extras import extra
 
 if TYPE_CHECKING:
-    from .acdc import ACDC, Epoch
-    from .loop import train
-    from .pattern import Pattern, Unstructured
+    from .acdc import ACDC, Epoch, Step
+    from .loop import Rehearsal, rehearse, train
+    from .pattern import NM, Blocks, Pattern, Unstructured
     from .schedule import Phase, Schedule
 
 _HOMES = {
     "ACDC": "acdc",
+    "NM": "pattern",
+    "Blocks": "pattern",
     "Epoch": "acdc",
     "Pattern": "pattern",
     "Phase": "schedule",
+    "Rehearsal": "loop",
     "Schedule": "schedule",
+    "Step": "acdc",
     "Unstructured": "pattern",
+    "rehearse": "loop",
     "train": "loop",
 }
 
-__all__ = ["ACDC", "Epoch", "Pattern", "Phase", "Schedule", "Unstructured", "train"]
+__all__ = [
+    "ACDC",
+    "NM",
+    "Blocks",
+    "Epoch",
+    "Pattern",
+    "Phase",
+    "Rehearsal",
+    "Schedule",
+    "Step",
+    "Unstructured",
+    "rehearse",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,7 +1,7 @@
 """`ACDC`: alternating compressed and decompressed training, attached to a model and optimizer of yours.
 
     acdc = ACDC(model, optimizer, lr_scheduler, schedule=Schedule.paper(epochs=100), pattern=Unstructured(0.9))
-    for epoch in acdc.epochs():
+    for epoch in acdc.epochs(checkpoint="runs/mine.ckpt"):
         for x, y in loader:
             optimizer.zero_grad(); loss(model(x), y).backward(); optimizer.step()
         lr_scheduler.step(); acdc.record(accuracy=evaluate(model))
@@ -11,18 +11,15 @@ What happens when, after Peste et al., "AC/DC: Alternating Compressed/DeCompress
 Networks" (arXiv 2106.12379):
 
 - At the start of a sparse phase, before its first forward pass, the pattern chooses which weights live. The
-  others are set to zero, and stay there: their gradients are masked as they arrive in `.grad` (so that clipping
-  and accumulation see what the optimizer sees), and they are set to zero after every step (momentum that was
-  gathered before would move them).
+  others are set to zero, and stay there (`enforcement` says how).
 - At the start of a dense phase that follows a sparse one, before its first forward pass, every weight is free
   again, from zero, and the optimizer's momentum is set to zero: that of *all* its parameters, whether or not
   they have a gradient at that moment. (The authors' code skips those without one, which under torch 2.0 and
   later, where `zero_grad` sets gradients to None, is all of them.)
 - Nothing else is touched: no reset at the start of a sparse phase, batch norm statistics carry over, and the
   learning rate goes on.
-- At the end of the last dense phase, model, optimizer, LR scheduler and torch's random numbers are remembered.
-  After the final sparse phase they are taken back there, and the same epochs run once more, densely, on the
-  same random numbers: that is the twin.
+- At the end of the last dense phase, the state of the run is remembered. After the final sparse phase it is
+  taken back there, and the same epochs run once more, densely, on the same random numbers: that is the twin.
 """
 
 from __future__ import annotations
@@ -31,37 +28,25 @@ import copy
 import math
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ..errors import TrainingError, UsageError
 from ..extras import extra
+from ..files import check_file
+from ..history import EpochRecord, PhaseRecord
 from ..pair import Half, check_place
+from . import checkpoint as checkpoints
+from .enforcement import Enforcement, check_state, check_weights, reset_momentum
 from .pattern import Pattern
-from .schedule import Kind, Phase, Schedule
+from .schedule import Kind, Phase, Schedule, Unit
 
 if TYPE_CHECKING:
     from ..pair import Pair
-
-# What an optimizer keeps for a parameter, and what it starts from: the state that "momentum" means, of
-# SGD, Adam, AdamW, NAdam, RAdam, Adamax, RMSprop and those that use their names.
-_FRESH = {
-    "momentum_buffer": 0,
-    "exp_avg": 0,
-    "exp_avg_sq": 0,
-    "max_exp_avg_sq": 0,
-    "exp_inf": 0,
-    "square_avg": 0,
-    "grad_avg": 0,
-    "mu_product": 1,
-    "step": 0,
-}
 
 
 @dataclass(frozen=True)
@@ -77,75 +62,98 @@ class Epoch:
 
 
 @dataclass(frozen=True)
-class _Snapshot:
-    """Everything that the twin starts from."""
+class Step(Epoch):
+    """A step to train, of a schedule that counts in steps."""
 
-    model: dict[str, Any]
-    buffers: dict[str, Tensor]  # among them those that are not in the state dict
-    optimizer: dict[str, Any]
-    lr_scheduler: dict[str, Any] | None
-    random: Tensor
-    random_cuda: list[Tensor]
+
+@dataclass(frozen=True)
+class _Leg:
+    """A part of the way: a phase of the schedule, or the twin's own one."""
+
+    phase: Phase
+    kind: Kind
+    half: Half
 
 
 class ACDC:
-    """AC/DC on a model and its optimizer. `epochs()` runs both halves, `save_pair()` writes them.
+    """AC/DC on a model and its optimizer. `epochs()` (or `steps()`) runs both halves, `save_pair()` writes them.
 
-    The optimizer may be any whose state is known here (SGD, Adam, AdamW and their like). State that belongs to
-    neither the model, the optimizer nor the LR scheduler (a GradScaler, an average of weights, the random
-    numbers of numpy) is not taken back for the twin: do it where `epoch.half` becomes "dense", if it matters.
+    Args:
+        model: may be compiled (`torch.compile`) or data-parallel.
+        optimizer: any whose state is known here: SGD, Adam, AdamW, NAdam, RAdam, Adamax, RMSprop and their like.
+        lr_scheduler: taken back for the twin; may be None.
+        schedule, pattern: when the network is sparse, and which weights then live.
+        average: a running average of the model's weights (`torch.optim.swa_utils.AveragedModel`) that your loop
+            updates. What is dropped at the start of a sparse phase is dropped from it too, and the pair holds its
+            weights instead of the model's.
+        also: other objects with `state_dict` and `load_state_dict`, or torch.Generators, that are part of the run's
+            state: a GradScaler, a sampler. They are taken back for the twin, and kept in checkpoints.
 
     Raises:
-        UsageError: weights that the optimizer doesn't hold, that are frozen, or that can't be pruned; an
-            optimizer whose momentum is not known here; see also the pattern.
+        UsageError: weights that the optimizer doesn't hold, that are frozen, or that can't be pruned; an optimizer
+            whose momentum is not known here; see also the pattern.
     """
 
     def __init__(
-        self, model: nn.Module, optimizer: Optimizer, lr_scheduler: Any = None, *, schedule: Schedule, pattern: Pattern
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        lr_scheduler: Any = None,
+        *,
+        schedule: Schedule,
+        pattern: Pattern,
+        average: nn.Module | None = None,
+        also: Sequence[Any] = (),
     ) -> None:
         self.schedule = schedule
         self.pattern = pattern
-        self.history: list[tuple[Epoch, dict[str, float]]] = []
-        self._model = _unwrap(model)
+        self.history: list[EpochRecord] = []
+        self.phases: list[PhaseRecord] = []
+        self._model = unwrapped(model)
+        self._average = average
         self._optimizer = optimizer
-        self._lr_scheduler = lr_scheduler
-        self._weights = pattern.layers(self._model)
-        self._dead: dict[str, Tensor] = {}  # True where a weight is held at zero; empty in dense phases
+        self._parts = checkpoints.Parts(
+            self._model, optimizer, lr_scheduler, (*also, *([] if average is None else [average]))
+        )
+        cover = pattern.cover(self._model)
+        self.left_dense = cover.dense
+        """The layers with weights that the pattern leaves dense, by module name, and why."""
+        check_weights(self._model, cover.weights, optimizer)
+        check_state(optimizer)
+        self._enforcement = Enforcement(cover.weights, optimizer)
+        self._legs = [*(_Leg(phase, phase.kind, "sparse") for phase in schedule.phases)]
+        self._legs.append(_Leg(schedule.final, "dense", "dense"))
+        self._leg, self._next = 0, -1  # where the run goes on: the leg, and what of it; -1 before it has begun
+        self._before: dict[str, Tensor] = {}  # what the sparse phase before dropped
+        self._twin: checkpoints.State | None = None  # what the twin starts from
         self._states: dict[Half, dict[str, Tensor]] = {}
-        self._epoch: Epoch | None = None
-        self._check_weights()
-        self._check_state()
-        self._handles: list[Any] = [
-            weight.register_hook(partial(self._mask_gradient, name))  # type: ignore[no-untyped-call]
-            for name, weight in self._weights.items()
-        ]
-        self._handles.append(optimizer.register_step_post_hook(self._after_step))
+        self._now: Epoch | None = None
+        self._resumed = False
 
     # ---------------------------------------------------------------------------------------------- the run
 
-    def epochs(self) -> Iterator[Epoch]:
+    def epochs(self, checkpoint: str | Path | None = None, every: int = 1) -> Iterator[Epoch]:
         """The epochs to train, in order: the schedule to its sparse end, and then the twin's own ones.
 
         Whatever a phase begins with is done before its first epoch is yielded. When the loop is over, the hooks
         are gone and the model is the dense twin.
 
+        Args:
+            checkpoint: a file that keeps the state of the run, written anew after `every` epochs and each phase. If it
+                is there already, the run goes on where it ended: on the same machine with as many threads, it ends
+                with the same bits. Gradients that a loop gathers from one epoch to the next are not kept.
+
         Raises:
-            UsageError: the run was started before; an optimizer whose state can't be reset.
+            UsageError: the run was started before; a schedule in steps; an optimizer whose state can't be reset.
             TrainingError: weights that are not finite, or that something else moved away from zero.
+            CheckpointError: a checkpoint of another run, or one that can't be read.
+            OutputError: the checkpoint can't be written.
         """
-        if self._epoch:
-            raise UsageError("This run was started before.", "Attach a new ACDC to start another one.")
-        for phase in self.schedule.phases:
-            self._enter(phase)
-            yield from self._run(phase, phase.kind, "sparse")
-            self._leave()
-            if phase == self.schedule.last_dense:
-                snapshot = self._snapshot()
-        self._stash("sparse")
-        self._restore(snapshot)
-        yield from self._run(self.schedule.final, "dense", "dense")
-        self._stash("dense")
-        self.detach()
+        return self._run("epoch", checkpoint, every)
+
+    def steps(self, checkpoint: str | Path | None = None, every: int = 1000) -> Iterator[Step]:
+        """The steps to train, of a schedule that counts in them; everything else is as for `epochs`."""
+        return self._run("step", checkpoint, every)  # type: ignore[return-value]
 
     def record(self, **metrics: float) -> None:
         """Attach `metrics` to the current epoch. Those of the last epoch of each half go into the pair.
@@ -154,19 +162,19 @@ class ACDC:
             UsageError: there is no current epoch.
             TrainingError: a metric that is NaN or infinite.
         """
-        if self._epoch is None:
+        if self._now is None:
             raise UsageError("There is no epoch to record for.", "Call record() in the loop over epochs().")
         values = {name: float(value) for name, value in metrics.items()}
         for name, value in values.items():
             if not math.isfinite(value):
                 raise TrainingError(
-                    f"{name} is {value} in {_place(self._epoch)}.",
+                    f"{name} is {value} in {self._place}.",
                     "The run diverged; train with a lower learning rate, or a longer warm-up.",
                 )
-        if self.history and self.history[-1][0] == self._epoch:
-            self.history[-1][1].update(values)
-        else:
-            self.history.append((self._epoch, values))
+        now = self._now
+        if self.history and (self.history[-1].index, self.history[-1].half) == (now.index, now.half):
+            values = {**self.history.pop().metrics, **values}
+        self.history.append(EpochRecord(now.index, now.half, now.kind, values))
 
     def save_pair(
         self,
@@ -198,10 +206,10 @@ class ACDC:
             PairError: the trained weights make no sound pair.
         """
         if set(self._states) != {"sparse", "dense"}:
-            where = f"it is in {_place(self._epoch)}" if self._epoch else "it has not begun"
+            where = f"it is in {self._place}" if self._now else "it has not begun"
             raise UsageError(
                 f"The run is not complete: {where}, and both halves are needed.",
-                "Save the pair after the loop over epochs() has ended by itself, without a break.",
+                f"Save the pair after the loop over {self.schedule.unit}s() has ended by itself, without a break.",
             )
         with extra("train"):
             from .to_onnx import write_pair
@@ -216,8 +224,11 @@ class ACDC:
             self._states["dense"],
             example_inputs,
             pattern=self.pattern,
-            pruned=tuple(self._weights),
-            schedule=self.schedule,
+            pruned=tuple(self._enforcement.weights),
+            left_dense=self.left_dense,
+            unit=self.schedule.unit,
+            phases=self.phases,
+            epochs=self.history,
             metrics=self.metrics,
             name=name,
             pipeline=pipeline,
@@ -228,157 +239,187 @@ class ACDC:
 
     def detach(self) -> None:
         """Remove the hooks. The weights stay as they are, and nothing holds them at zero any more."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
-        self._dead = {}
+        self._enforcement.detach()
+
+    @property
+    def resumed(self) -> bool:
+        """Whether the run went on from a checkpoint."""
+        return self._resumed
+
+    @property
+    def done(self) -> int:
+        """How many of the schedule's `total` epochs (or steps) are behind."""
+        before = sum(leg.phase.length for leg in self._legs[: self._leg])
+        return before + (self._next - self._legs[self._leg].phase.start if self._next >= 0 else 0)
 
     @property
     def sparsity(self) -> float:
         """The share of the pattern's weights that are held at zero now, 0 to 1."""
-        held = sum(int(dead.sum()) for dead in self._dead.values())
-        return held / sum(weight.numel() for weight in self._weights.values())
+        return self._enforcement.sparsity
 
     @property
     def metrics(self) -> dict[str, dict[str, float]]:
         """What was recorded in the last epoch of each half. An earlier epoch had other weights than the pair."""
-        last = self.schedule.epochs - 1
-        return {epoch.half: dict(metrics) for epoch, metrics in self.history if epoch.index == last}
+        last = self.schedule.length - 1
+        return {epoch.half: dict(epoch.metrics) for epoch in self.history if epoch.index == last}
 
-    # --------------------------------------------------------------------------------------------- its phases
+    # ------------------------------------------------------------------------------------------------ its legs
 
-    def _run(self, phase: Phase, kind: Kind, half: Half) -> Iterator[Epoch]:
-        for index in range(phase.start, phase.end):
-            self._epoch = Epoch(index, kind, half)
-            yield self._epoch
-            self._check_state()  # after the first epoch there is some, long before it has to be reset
+    def _run(self, unit: Unit, checkpoint: str | Path | None, every: int) -> Iterator[Epoch]:
+        if self._now:
+            raise UsageError("This run was started before.", "Attach a new ACDC to start another one.")
+        if unit != self.schedule.unit:
+            raise UsageError(
+                f"The schedule counts in {self.schedule.unit}s.", f"Loop over {self.schedule.unit}s() instead."
+            )
+        if every < 1:
+            raise UsageError(f"A checkpoint after every {every} {unit}s is none.", "Give a number of 1 or more.")
+        path = None if checkpoint is None else Path(checkpoint)
+        if path is not None:
+            check_file(path, "for the checkpoint")
+            if path.exists():
+                self._resume(path)
+        kind = Epoch if unit == "epoch" else Step
+        for number in range(self._leg, len(self._legs)):
+            leg = self._legs[number]
+            if self._next < 0:
+                self._begin(leg)
+                self._next = leg.phase.start
+            for index in range(self._next, leg.phase.end):
+                self._now = kind(index, leg.kind, leg.half)
+                yield self._now
+                check_state(self._optimizer)  # after the first step there is some, long before it has to be reset
+                if unit == "epoch":
+                    check_weights(self._model, self._enforcement.weights, self._optimizer)
+                self._next = index + 1
+                if self._next == leg.phase.end:
+                    self._finish(leg)
+                    self._leg, self._next = number + 1, -1
+                if path is not None and (self._next < 0 or self._next % every == 0):
+                    self._save(path)
+        self.detach()
 
-    def _enter(self, phase: Phase) -> None:
-        self._check_weights()
-        if phase.kind == "sparse":
-            masks = self.pattern.masks(self._weights)
-            self._dead = {name: ~mask for name, mask in masks.items()}
-            self._zero()
-        elif phase.start > 0:
-            self._reset_momentum()
+    def _begin(self, leg: _Leg) -> None:
+        if leg.half == "dense":
+            assert self._twin is not None
+            self._parts.restore(self._twin)
+            self._twin = None
+            return
+        check_weights(self._model, self._enforcement.weights, self._optimizer)
+        if leg.kind == "sparse":
+            masks = self.pattern.masks(self._enforcement.weights)
+            self._enforcement.hold({name: ~mask for name, mask in masks.items()})
+            for name, weight in self._averaged().items():
+                weight.detach().masked_fill_(self._enforcement.dead[name], 0)
+        elif leg.phase.start > 0:
+            reset_momentum(self._optimizer)
 
-    def _leave(self) -> None:
-        """The end of a phase: what was to be zero has to be zero, and is free from here on."""
-        for name, dead in self._dead.items():
-            moved = int(self._weights[name][dead].count_nonzero())
-            if moved:
-                raise TrainingError(
-                    f"{moved} weights of {name} that are held at zero are not zero after epoch {self._index}.",
-                    "Change the weights only through the optimizer that ACDC is attached to.",
-                )
-        self._dead = {}
+    def _finish(self, leg: _Leg) -> None:
+        """The end of a leg: what was to be zero has to be zero, and is free from here on."""
+        self._enforcement.require_zeros(self._enforcement.weights, self._place)
+        if self._average is not None:
+            self._enforcement.require_zeros(self._averaged(), self._place)
+        if leg.half == "sparse":
+            self.phases.append(self._phase_record(leg.phase))
+        if leg.kind == "sparse":
+            self._before = self._enforcement.dead
+            self._enforcement.free()
+        if leg.phase == self.schedule.last_dense:
+            self._twin = copy.deepcopy(self._parts.state())
+        if leg.phase == self.schedule.final:
+            self._stash(leg.half)
+
+    def _phase_record(self, phase: Phase) -> PhaseRecord:
+        weights, dead, before = self._enforcement.weights, self._enforcement.dead, self._before
+        nonzeros = {name: int(weight.count_nonzero()) for name, weight in weights.items()}
+        if not (dead and before):
+            return PhaseRecord(phase.kind, phase.start, phase.end, nonzeros)
+        pairs = [(before[name], dead[name]) for name in weights]
+        changed = sum(int((then ^ now).sum()) for then, now in pairs)
+        revived = sum(int((then & ~now).sum()) for then, now in pairs)
+        dropped = sum(int(then.sum()) for then, _ in pairs)
+        total = sum(then.numel() for then, _ in pairs)
+        return PhaseRecord(phase.kind, phase.start, phase.end, nonzeros, changed / total, revived / dropped)
 
     def _stash(self, half: Half) -> None:
         """Keep the weights of a half that is done."""
-        state = {name: value for name, value in self._model.state_dict().items() if isinstance(value, Tensor)}
-        for name, value in state.items():
-            if not value.isfinite().all():
-                raise TrainingError(
-                    f"{name} of the {half} half is not finite after epoch {self._index}.",
-                    "The run diverged; train with a lower learning rate, or a longer warm-up.",
-                )
+        self._require_finite(half)
+        model = self._model if self._average is None else unwrapped(self._average.module)  # type: ignore[arg-type]
+        state = {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
         self._states[half] = {name: value.detach().to("cpu", copy=True) for name, value in state.items()}
 
+    def _require_finite(self, half: Half) -> None:
+        for name, value in self._model.state_dict().items():
+            if isinstance(value, Tensor) and not value.isfinite().all():
+                raise TrainingError(
+                    f"{name} of the {half} half is not finite after {self._place}.",
+                    "The run diverged; train with a lower learning rate, or a longer warm-up.",
+                )
+
+    def _averaged(self) -> dict[str, Tensor]:
+        """The pattern's weights in the running average, where there is one."""
+        if self._average is None:
+            return {}
+        parameters = dict(unwrapped(self._average.module).named_parameters())  # type: ignore[arg-type]
+        return {name: parameters[name] for name in self._enforcement.weights}
+
     @property
-    def _index(self) -> int:
-        assert self._epoch is not None
-        return self._epoch.index
+    def _place(self) -> str:
+        if self._now is None:
+            return "no epoch"
+        return f"{self.schedule.unit} {self._now.index}, a {self._now.kind} one of the {self._now.half} half"
 
-    # ---------------------------------------------------------------------------------------------- the masks
+    # -------------------------------------------------------------------------------------------- its checkpoints
 
-    def _mask_gradient(self, name: str, gradient: Tensor) -> Tensor | None:
-        dead = self._dead.get(name)
-        return None if dead is None else gradient.masked_fill(dead, 0)
+    def _save(self, path: Path) -> None:
+        """Write the state of the run, unless it is one that nobody should go on from."""
+        assert self._now is not None
+        self._require_finite(self._now.half)
+        first = not path.exists()
+        state = {
+            "identity": self._identity(),
+            "leg": self._leg,
+            "next": self._next,
+            "dead": self._enforcement.dead,
+            "before": self._before,
+            "history": [asdict(epoch) for epoch in self.history],
+            "phases": [asdict(phase) for phase in self.phases],
+            "twin": self._twin,
+            "states": self._states,
+            "parts": self._parts.state(),
+        }
+        checkpoints.write(path, state)
+        if first:
+            checkpoints.require_plain(path)
 
-    def _after_step(self, *_: Any) -> None:
-        self._zero()
+    def _resume(self, path: Path) -> None:
+        state = checkpoints.read(path)
+        checkpoints.require_same(path, state["identity"], self._identity())
+        self._leg, self._next = state["leg"], state["next"]
+        self._before = self._placed(state["before"])
+        self.history = [EpochRecord(**epoch) for epoch in state["history"]]
+        self.phases = [PhaseRecord(**phase) for phase in state["phases"]]
+        self._twin, self._states = state["twin"], state["states"]
+        self._parts.restore(state["parts"])
+        self._enforcement.hold(self._placed(state["dead"]))
+        self._resumed = True
 
-    @torch.no_grad()
-    def _zero(self) -> None:
-        """Set what is held at zero to zero: filled, not multiplied, since NaN times zero is NaN."""
-        for name, dead in self._dead.items():
-            weight = self._weights[name]
-            weight.masked_fill_(dead, 0)
-            if weight.grad is not None:  # gathered before the phase began, by a loop that accumulates
-                weight.grad.masked_fill_(dead, 0)
+    def _placed(self, masks: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Masks beside the weights that they are of."""
+        return {name: mask.to(self._enforcement.weights[name].device) for name, mask in masks.items()}
 
-    def _check_weights(self) -> None:
-        """The weights that carry the hooks are those that the model uses and the optimizer moves."""
-        held = {id(parameter) for group in self._optimizer.param_groups for parameter in group["params"]}
-        current = dict(self._model.named_parameters())
-        for name, weight in self._weights.items():
-            if current.get(name) is not weight:
-                raise UsageError(
-                    f"{name} was replaced by another parameter since ACDC was attached.",
-                    "Move, convert or load the model first, then make the optimizer, and then attach ACDC.",
-                )
-            if id(weight) not in held:
-                raise UsageError(
-                    f"The optimizer doesn't hold {name}, which is to be pruned.",
-                    "Give the optimizer all of the model's parameters, or exclude that layer from the pattern.",
-                )
-            if not weight.requires_grad:
-                raise UsageError(
-                    f"{name} is frozen (requires_grad is False), and is to be pruned.",
-                    "Unfreeze it, or exclude that layer from the pattern.",
-                )
-
-    # ------------------------------------------------------------------------------------------- the momentum
-
-    def _check_state(self) -> None:
-        """Refuse an optimizer whose state can't be reset as soon as that is seen."""
-        for state in self._optimizer.state.values():
-            for key, value in state.items():
-                if value is not None and not (key in _FRESH and isinstance(value, Tensor | int | float)):
-                    raise UsageError(
-                        f"{type(self._optimizer).__name__} keeps '{key}', which ACDC doesn't know how to reset "
-                        "when a dense phase begins.",
-                        "Use SGD, Adam, AdamW, NAdam, RAdam, Adamax or RMSprop.",
-                    )
-
-    @torch.no_grad()
-    def _reset_momentum(self) -> None:
-        """Take the state of every parameter back to what it began from, whether or not it has a gradient now."""
-        self._check_state()
-        for state in self._optimizer.state.values():
-            for key, value in state.items():
-                if isinstance(value, Tensor):
-                    value.fill_(_FRESH[key])
-                elif value is not None:
-                    state[key] = type(value)(_FRESH[key])
-
-    # ------------------------------------------------------------------------------------------- the twin
-
-    def _snapshot(self) -> _Snapshot:
-        return _Snapshot(
-            model=copy.deepcopy(self._model.state_dict()),
-            buffers={name: buffer.clone() for name, buffer in self._model.named_buffers()},
-            optimizer=copy.deepcopy(self._optimizer.state_dict()),
-            lr_scheduler=copy.deepcopy(self._lr_scheduler.state_dict()) if self._lr_scheduler else None,
-            random=torch.get_rng_state(),
-            random_cuda=_cuda_random(),
-        )
-
-    @torch.no_grad()
-    def _restore(self, snapshot: _Snapshot) -> None:
-        self._model.load_state_dict(snapshot.model)
-        for name, buffer in self._model.named_buffers():
-            buffer.copy_(snapshot.buffers[name])
-        self._model.zero_grad(set_to_none=True)  # those of the sparse half are none of the twin's business
-        self._optimizer.load_state_dict(snapshot.optimizer)
-        if self._lr_scheduler:
-            self._lr_scheduler.load_state_dict(snapshot.lr_scheduler)
-        torch.set_rng_state(snapshot.random)
-        if snapshot.random_cuda:
-            torch.cuda.set_rng_state_all(snapshot.random_cuda)
+    def _identity(self) -> dict[str, Any]:
+        """What a checkpoint must share with the run that goes on from it."""
+        return {
+            "schedule": f"{self.schedule.unit}s {[phase.length for phase in self.schedule.phases]}",
+            "pattern": repr(self.pattern),
+            "model": {name: str(list(value.shape)) for name, value in self._model.named_parameters()},
+            "optimizer": type(self._optimizer).__name__,
+            "number of objects in `also`": len(self._parts.also),
+        }
 
 
-def _unwrap(model: nn.Module) -> nn.Module:
+def unwrapped(model: nn.Module) -> nn.Module:
     """The network itself inside torch.compile's and the data-parallel wrappers, which rename its parameters."""
     wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
     while True:
@@ -386,12 +427,3 @@ def _unwrap(model: nn.Module) -> nn.Module:
         if not isinstance(inner, nn.Module):
             return model
         model = inner
-
-
-def _cuda_random() -> list[Tensor]:
-    in_use = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
-    return torch.cuda.get_rng_state_all() if in_use else []
-
-
-def _place(epoch: Epoch) -> str:
-    return f"epoch {epoch.index}, a {epoch.kind} one of the {epoch.half} half"

@@ -1,28 +1,34 @@
-"""The training loop of the pipelines: one user of `ACDC` among others, for image classifiers whose training data
-fit into memory. A loop of your own needs none of it."""
+"""The training loop of the pipelines: one user of `ACDC` among others, for image classifiers. A loop of your own needs
+none of it."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import asdict
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from time import perf_counter
+from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim import swa_utils
 
 from .. import data, models
-from ..config import Pipeline, Training
-from ..errors import TrainingError, UsageError
+from ..config import Pipeline, ScheduleTable, Training
+from ..errors import CheckpointError, TrainingError, UsageError
 from ..pair import Pair
 from ..progress import SILENT, Progress
 from .acdc import ACDC, Epoch
-from .pattern import Unstructured
+from .feeds import Feed, InMemory
+from .pattern import Pattern, of_kind
 from .schedule import Schedule
 from .to_onnx import REFERENCE_ROWS
 
-_READ = 1024  # rows read at a time
+_REMEDY = "Lower learning_rate, or raise warmup_epochs, under [training]."
 
 
 def train(pipeline: Pipeline, out: str | Path, progress: Progress = SILENT) -> Pair:
@@ -30,141 +36,256 @@ def train(pipeline: Pipeline, out: str | Path, progress: Progress = SILENT) -> P
 
     On a GPU where torch has one, and otherwise on the CPU; one machine gives the same pair for the same seed (on
     a GPU nearly so). Torch's random numbers are afterwards what they were before. The pair's metrics are those on
-    the training split: the split that it is judged by is not read here.
+    the training split, while it was trained on: the split that it is judged by is not read here.
+
+    The state of the run is kept in `out`.checkpoint after each epoch, and removed when the pair is written. Where that
+    file is there already, the run goes on from it.
 
     Raises:
         UsageError: a model, data, schedule or pattern that can't be used, or not together.
+        CheckpointError: a checkpoint of another pipeline.
         TrainingError: a loss that is not finite.
         OutputError, PairError: see `pair.write`.
     """
-    schedule = Schedule.alternating(**asdict(pipeline.schedule))
-    pattern = Unstructured(pipeline.pattern.sparsity, pipeline.pattern.scope, pipeline.pattern.exclude)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    inputs, labels = _tensors(data.load(pipeline.data.train))
-    _check_images(inputs, pipeline.training)
+    checkpoint = Path(out).with_name(f"{Path(out).name}.checkpoint")
+    settings = pipeline.training
+    schedule = schedule_of(pipeline.schedule)
+    _check_length(settings, schedule)
     with torch.random.fork_rng():
         torch.manual_seed(pipeline.seed)
-        model = models.build(pipeline.model.name, pipeline.model.arguments)
-        _check_fit(pipeline, model, inputs, labels)
-        model = model.to(device)
-        acdc = _run(pipeline.training, schedule, pattern, model, inputs, labels, pipeline.name, progress)
-        return acdc.save_pair(
-            out,
-            tuple(tensor[:REFERENCE_ROWS] for tensor in inputs.values()),
-            name=pipeline.name,
-            pipeline=pipeline.text or None,
-            seed=pipeline.seed,
-            input_names=list(inputs) if len(inputs) > 1 else None,
+        feed = InMemory(data.load(pipeline.data.train), settings.batch_size, settings.shift)
+        acdc = _train(pipeline, schedule, feed, progress, checkpoint)
+        pair = _save(acdc, out, pipeline, feed)
+    checkpoint.unlink(missing_ok=True)
+    return pair
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """What a dry run found: how long a step took in each phase, in seconds, and which layers stay dense."""
+
+    steps: tuple[tuple[str, float], ...]  # phase and seconds
+    weights: int  # that the pattern covers
+    left_dense: dict[str, str]
+    pair: str  # what the pair would hold
+
+
+def rehearse(pipeline: Pipeline, progress: Progress = SILENT) -> Rehearsal:
+    """Take one step in each phase of a pipeline, and export what comes of it into a folder that is removed again.
+
+    Raises what `train` would raise of model, schedule, pattern and export.
+    """
+    schedule = schedule_of(pipeline.schedule)
+    _check_length(pipeline.training, schedule)
+    short = Schedule.of([1] * len(schedule.phases), "step")
+    steps: list[tuple[str, float]] = []
+    with torch.random.fork_rng(), tempfile.TemporaryDirectory() as folder:
+        torch.manual_seed(pipeline.seed)
+        feed = InMemory(data.load(pipeline.data.train), min(8, pipeline.training.batch_size), pipeline.training.shift)
+        acdc = _train(pipeline, short, feed, progress, None, steps)
+        pair = _save(acdc, Path(folder) / "pair", pipeline, feed)
+        layers = pair.record.pattern.layers
+        total = sum(layer.total for layer in layers.values())
+        return Rehearsal(tuple(steps), total, dict(acdc.left_dense), f"{pair.record.pattern.achieved:.2%} zeros")
+
+
+def schedule_of(table: ScheduleTable) -> Schedule:
+    """The schedule that `[schedule]` says. Raises `UsageError` for phases that are none."""
+    if table.published:
+        return Schedule.published(table.published)
+    if table.phases:
+        return Schedule.of(table.phases, table.unit)
+    return Schedule.alternating(**{key: getattr(table, key) for key in ScheduleTable.NUMBERS}, unit=table.unit)
+
+
+def pattern_of(pipeline: Pipeline) -> Pattern:
+    """The pattern that `[pattern]` says. Raises `UsageError`."""
+    table = pipeline.pattern
+    layers: dict[str, Any] = {
+        "exclude": table.exclude,
+        "exclude_types": table.exclude_types,
+        "exclude_below": table.exclude_below,
+    }
+    if table.overrides:
+        layers["overrides"] = table.overrides
+    return of_kind(table.kind, table.sparsity, table.scope, **layers)
+
+
+def _check_length(settings: Training, schedule: Schedule) -> None:
+    if settings.epochs is not None and settings.epochs != schedule.length:
+        raise UsageError(
+            f"The schedule takes {schedule.length} {schedule.unit}s, and epochs = {settings.epochs} under [training].",
+            "Give a schedule as long as the run, or leave epochs out.",
         )
 
 
-def _run(
-    settings: Training,
-    schedule: Schedule,
-    pattern: Unstructured,
-    model: nn.Module,
-    inputs: dict[str, Tensor],
-    labels: Tensor,
-    name: str,
-    progress: Progress,
-) -> ACDC:
-    """Both halves, epoch for epoch."""
-    optimizer = torch.optim.SGD(
-        model.parameters(), settings.learning_rate, settings.momentum, weight_decay=settings.weight_decay
+def _save(acdc: ACDC, out: str | Path, pipeline: Pipeline, feed: Feed) -> Pair:
+    inputs = feed.examples(REFERENCE_ROWS)
+    return acdc.save_pair(
+        out,
+        tuple(inputs.values()),
+        name=pipeline.name,
+        pipeline=pipeline.text or None,
+        seed=pipeline.seed,
+        input_names=list(inputs) if len(inputs) > 1 else None,
     )
 
-    def rate(epoch: int) -> float:
-        if epoch < settings.warmup_epochs:
-            return (epoch + 1) / settings.warmup_epochs
-        done = (epoch - settings.warmup_epochs) / max(1, schedule.epochs - settings.warmup_epochs)
-        return 0.5 * (1 + math.cos(math.pi * done))
 
-    lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
-    acdc = ACDC(model, optimizer, lr_scheduler, schedule=schedule, pattern=pattern)
-    with progress.task(f"Training {name}", schedule.all_epochs) as advance:
-        for epoch in acdc.epochs():
-            loss = _epoch(model, optimizer, inputs, labels, settings)
+def _train(
+    pipeline: Pipeline,
+    schedule: Schedule,
+    feed: Feed,
+    progress: Progress,
+    checkpoint: Path | None,
+    taken: list[tuple[str, float]] | None = None,
+) -> ACDC:
+    """Both halves, epoch for epoch (or step for step). `taken` gets the kind and the seconds of each."""
+    settings = pipeline.training
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = models.build(pipeline.model.name, pipeline.model.arguments)
+    _check_fit(pipeline, model, feed)
+    model = model.to(device)
+    if schedule.unit == "step" and checkpoint and not feed.resumable:
+        raise UsageError(
+            f"{pipeline.data.train} is read as it is needed, and can't be resumed in the middle of an epoch.",
+            "Give the schedule in epochs.",
+        )
+    optimizer = torch.optim.SGD(
+        model.parameters(),
+        settings.learning_rate,
+        settings.momentum,
+        weight_decay=settings.weight_decay,
+        nesterov=settings.nesterov,
+    )
+    lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(_rate, settings, schedule.length))
+    average = None
+    if settings.average is not None:
+        average = swa_utils.AveragedModel(model, multi_avg_fn=swa_utils.get_ema_multi_avg_fn(settings.average))  # type: ignore[no-untyped-call]
+    scaler = torch.amp.GradScaler(device.type, enabled=settings.amp and device.type == "cuda")
+    if settings.amp and not scaler.is_enabled():
+        progress.say("amp = true is for GPUs; training in float32 here.")
+    acdc = ACDC(
+        model,
+        optimizer,
+        lr_scheduler,
+        schedule=schedule,
+        pattern=pattern_of(pipeline),
+        average=average,
+        also=[_Recipe(pipeline), feed, scaler],
+    )
+    for layer, why in acdc.left_dense.items():
+        progress.say(f"{layer or 'The model'} stays dense: {why}.")
+    steps = 1 if schedule.unit == "step" else feed.steps
+    turns: Iterator[Epoch] = (
+        acdc.steps(checkpoint, every=feed.steps) if schedule.unit == "step" else acdc.epochs(checkpoint)
+    )
+    trainer = _Trainer(model, optimizer, scaler, average, feed, settings)
+    with progress.task(f"Training {pipeline.name}", schedule.total) as advance:
+        for turn in turns:
+            if acdc.resumed and not trainer.begun:
+                progress.say(f"Going on from {checkpoint}: {acdc.done} of {schedule.total} {schedule.unit}s are done.")
+                advance(acdc.done)
+            start = perf_counter()
+            loss, accuracy = trainer.steps(steps)
             if not math.isfinite(loss):
                 raise TrainingError(
-                    f"The loss is {loss} in epoch {epoch.index}, a {epoch.kind} one of the {epoch.half} half.",
-                    "Lower learning_rate, or raise warmup_epochs, under [training].",
+                    f"The loss is {loss} in {schedule.unit} {turn.index}, a {turn.kind} one of the {turn.half} half.",
+                    _REMEDY + (f" {checkpoint} is from before that." if checkpoint and checkpoint.exists() else ""),
                 )
             lr_scheduler.step()
-            if epoch.index == schedule.epochs - 1:
-                acdc.record(training_accuracy=_accuracy(model, inputs, labels), training_loss=loss)
-            advance(1, detail=_detail(epoch, acdc.sparsity, loss))
+            last = turn.index == schedule.length - 1
+            if last and settings.reestimate_batch_norm:
+                trainer.reestimate()
+            if schedule.unit == "epoch" or last or (turn.index + 1) % feed.steps == 0:
+                acdc.record(training_loss=loss, training_accuracy=accuracy)
+            if taken is not None:
+                taken.append((turn.kind if turn.half == "sparse" else "twin", perf_counter() - start))
+            advance(1, detail=_detail(turn, acdc.sparsity, loss))
     return acdc
 
 
-def _epoch(
-    model: nn.Module, optimizer: torch.optim.Optimizer, inputs: dict[str, Tensor], labels: Tensor, settings: Training
-) -> float:
-    """Train on every sample once, in random order, but for what fills no batch. Returns the mean loss."""
-    device = next(model.parameters()).device
-    size = min(settings.batch_size, len(labels))
-    steps = len(labels) // size  # a last batch of a few samples would upset the batch norms
-    order = torch.randperm(len(labels))
-    model.train()
-    total = torch.zeros((), device=device)
-    for rows in order[: steps * size].split(size):  # type: ignore[no-untyped-call]
-        batch = [_shifted(tensor[rows], settings.shift).to(device) for tensor in inputs.values()]
-        loss = F.cross_entropy(model(*batch), labels[rows].to(device), label_smoothing=settings.label_smoothing)
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        total += loss.detach()
-    return float(total) / steps
+class _Recipe:
+    """Has a checkpoint know the pipeline that it is of."""
 
+    def __init__(self, pipeline: Pipeline) -> None:
+        self._said = repr((pipeline.model, pipeline.data.train, pipeline.training, pipeline.seed))
 
-@torch.no_grad()
-def _accuracy(model: nn.Module, inputs: dict[str, Tensor], labels: Tensor) -> float:
-    """The share of `labels` that the model gives, 0 to 1."""
-    device = next(model.parameters()).device
-    model.eval()
-    right = 0
-    for rows in torch.arange(len(labels)).split(_READ):  # type: ignore[no-untyped-call]
-        guess = model(*(tensor[rows].to(device) for tensor in inputs.values())).argmax(1)
-        right += int((guess.cpu() == labels[rows]).sum())
-    return right / len(labels)
+    def state_dict(self) -> dict[str, Any]:
+        return {"said": self._said}
 
-
-def _shifted(images: Tensor, most: int) -> Tensor:
-    """Each image moved by up to `most` pixels along each axis, its border repeated. (N, C, H, W) as it came in."""
-    if not most:
-        return images
-    count, _, height, width = images.shape
-    padded = F.pad(images, (most,) * 4, mode="replicate")
-    moves = torch.randint(0, 2 * most + 1, (2, count, 1))
-    down, right = moves[0] + torch.arange(height), moves[1] + torch.arange(width)  # (N, H), (N, W)
-    sample = torch.arange(count)
-    moved = padded.permute(0, 2, 3, 1)[sample[:, None, None], down[:, :, None], right[:, None, :]]  # (N, H, W, C)
-    return moved.permute(0, 3, 1, 2)
-
-
-def _tensors(source: data.Data) -> tuple[dict[str, Tensor], Tensor]:
-    """All of the data: its inputs by name (one is called "input"), and its labels."""
-    batches = list(source.batches(_READ))
-    named = [x if isinstance(x, dict) else {"input": x} for x, _ in batches]
-    inputs = {name: torch.from_numpy(np.concatenate([x[name] for x in named])) for name in named[0]}
-    return inputs, torch.from_numpy(np.concatenate([y for _, y in batches]))
-
-
-def _check_images(inputs: dict[str, Tensor], settings: Training) -> None:
-    for name, tensor in inputs.items():
-        if settings.shift and (tensor.ndim != 4 or not tensor.is_floating_point()):
-            raise UsageError(
-                f"{name} is {str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}; only images "
-                "(N, C, H, W) of floats can be shifted.",
-                "Set shift = 0 under [training].",
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if state["said"] != self._said:
+            raise CheckpointError(
+                "The checkpoint is of a run with another [model], [data], [training] or seed.",
+                "Remove it to begin the run anew, or give the run another folder with --runs.",
             )
 
 
-def _check_fit(pipeline: Pipeline, model: nn.Module, inputs: dict[str, Tensor], labels: Tensor) -> None:
+@dataclass
+class _Trainer:
+    """Steps of gradient descent on what the feed gives."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    average: swa_utils.AveragedModel | None
+    feed: Feed
+    settings: Training
+    begun: bool = False
+
+    def steps(self, count: int) -> tuple[float, float]:
+        """Take so many steps. Returns the mean loss, and the share of labels that the network gave, 0 to 1."""
+        self.begun = True
+        device = next(self.model.parameters()).device
+        self.model.train()
+        loss_sum, right, seen = torch.zeros((), device=device), torch.zeros((), device=device), 0
+        for _ in range(count):
+            inputs, labels = self.feed.next()
+            labels = labels.to(device, non_blocking=True)
+            with torch.autocast(device.type, enabled=self.scaler.is_enabled()):
+                logits = self.model(*(tensor.to(device, non_blocking=True) for tensor in inputs))
+                loss = F.cross_entropy(logits, labels, label_smoothing=self.settings.label_smoothing)
+            self._step(loss)
+            loss_sum += loss.detach()
+            right += (logits.detach().argmax(1) == labels).sum()
+            seen += len(labels)
+        return float(loss_sum) / count, float(right) / seen
+
+    def _step(self, loss: Tensor) -> None:
+        self.optimizer.zero_grad()
+        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        if self.settings.clip_norm is not None:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if self.average is not None:
+            self.average.update_parameters(self.model)
+
+    def reestimate(self) -> None:
+        """Batch norms' means and variances anew, over an epoch of training data, of the weights that are kept."""
+        model = self.model if self.average is None else self.average.module
+        device = next(model.parameters()).device
+        swa_utils.update_bn((self.feed.next()[0][0] for _ in range(self.feed.steps)), model, device)
+
+
+def _rate(settings: Training, length: int, epoch: int) -> float:
+    """The learning rate of an epoch, as a share of the peak."""
+    if epoch < settings.warmup_epochs:
+        return (epoch + 1) / settings.warmup_epochs
+    if settings.milestones:
+        return 0.1 ** sum(epoch > milestone for milestone in settings.milestones)
+    done = (epoch - settings.warmup_epochs) / max(1, length - settings.warmup_epochs)
+    return 0.5 * (1 + math.cos(math.pi * done))
+
+
+def _check_fit(pipeline: Pipeline, model: nn.Module, feed: Feed) -> None:
     """The model takes these inputs, and has an output for each label."""
+    inputs = feed.examples(2)
     try:
         model.eval()
         with torch.no_grad():
-            logits = model(*(tensor[:2] for tensor in inputs.values()))
+            logits = model(*inputs.values())
         shape = tuple(logits.shape)
     except Exception as error:  # whatever a user's network makes of them
         shapes = ", ".join(f"{name} {list(tensor.shape[1:])}" for name, tensor in inputs.items())
@@ -173,14 +294,14 @@ def _check_fit(pipeline: Pipeline, model: nn.Module, inputs: dict[str, Tensor], 
             f"The model '{pipeline.model.name}' can't take '{pipeline.data.train}' ({shapes}): {reason}.",
             "Change its arguments under [model], or the data.",
         ) from error
-    if len(shape) != 2 or shape[1] <= int(labels.max()):
+    if len(shape) != 2 or shape[1] < feed.classes:
         raise UsageError(
             f"The model '{pipeline.model.name}' gives {list(shape)} for 2 samples, but '{pipeline.data.train}' has "
-            f"labels up to {int(labels.max())}.",
+            f"labels up to {feed.classes - 1}.",
             "Let it give one logit for each class, (N, classes).",
         )
 
 
-def _detail(epoch: Epoch, sparsity: float, loss: float) -> str:
-    state = f"{sparsity:.0%} sparse" if epoch.kind == "sparse" else "dense"
-    return f"{state}{', the twin' if epoch.half == 'dense' else ''}, loss {loss:.3f}"
+def _detail(turn: Epoch, sparsity: float, loss: float) -> str:
+    state = f"{sparsity:.0%} sparse" if turn.kind == "sparse" else "dense"
+    return f"{state}{', the twin' if turn.half == 'dense' else ''}, loss {loss:.3f}"

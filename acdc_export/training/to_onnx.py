@@ -22,8 +22,10 @@ from torch.utils import _pytree as pytree
 
 from .. import __version__, pair
 from ..errors import TrainingError, UsageError
+from ..history import EpochRecord, History, PhaseRecord
+from .flops import cost, count
 from .pattern import Pattern
-from .schedule import Schedule
+from .schedule import Unit
 
 OPSET = 18  # the oldest that torch's exporter writes without converting: most runtimes take it
 REFERENCE_ROWS = 64
@@ -39,7 +41,10 @@ def write_pair(
     *,
     pattern: Pattern,
     pruned: Sequence[str],
-    schedule: Schedule,
+    left_dense: Mapping[str, str],
+    unit: Unit,
+    phases: Sequence[PhaseRecord],
+    epochs: Sequence[EpochRecord],
     metrics: dict[str, dict[str, float]],
     name: str | None = None,
     pipeline: str | None = None,
@@ -53,6 +58,8 @@ def write_pair(
 
     Args:
         pruned: names of the weights that `pattern` prunes, in `sparse`.
+        left_dense: the layers that it doesn't, by module name, and why.
+        phases, epochs: what the run was like, in `unit`s.
 
     Raises:
         UsageError: inputs or names that don't fit the model, or a model that can't be exported.
@@ -73,8 +80,9 @@ def write_pair(
             scope=pattern.scope,
             sparsity=pattern.sparsity,
             layers={key: _count(states["sparse"][key]) for key in pruned},
+            dense=dict(left_dense),
         ),
-        phases=tuple(pair.PhaseRecord(phase.kind, phase.start, phase.end) for phase in schedule.phases),
+        history=History(tuple(phases), unit, tuple(epochs), cost(count(modules["dense"], [*inputs.values()]), phases)),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         pipeline=pipeline,
         seed=seed,

@@ -415,3 +415,46 @@ def test_wrapped_models_give_the_names_of_the_network_itself():
     for _ in acdc.epochs():
         pass
     assert set(acdc._states["sparse"]) == set(model.state_dict())
+
+
+def test_the_history_says_what_the_masks_did():
+    model = network()
+    acdc, optimizer = attach(model)
+    names, dead = ["0.weight", "4.weight"], {}
+    for epoch in acdc.epochs():
+        weights = torch.cat([dict(model.named_parameters())[name].flatten() for name in names])
+        if epoch.kind == "sparse":
+            dead.setdefault(SCHEDULE.at(epoch.index), weights == 0)
+        for x, y in batches(epoch.index):
+            step(model, optimizer, x, y)
+        acdc.record(loss=1)
+    first, second, third = dead.values()
+    assert [(phase.kind, phase.start, phase.end) for phase in acdc.phases] == [
+        (phase.kind, phase.start, phase.end) for phase in SCHEDULE.phases
+    ]
+    total, dropped = len(first), int(first.sum())
+    for phase, before, now in ((acdc.phases[3], first, second), (acdc.phases[5], second, third)):
+        assert phase.changed == pytest.approx(int((before != now).sum()) / total)
+        assert phase.revived == pytest.approx(int((before & ~now).sum()) / dropped)
+        assert phase.revived > 0
+        assert sum(phase.nonzeros.values()) == total - dropped
+    assert [phase.changed for phase in (acdc.phases[0], acdc.phases[1], acdc.phases[4])] == [None] * 3
+    assert acdc.phases[2].nonzeros == {"0.weight": 36, "4.weight": 48}
+    assert [(epoch.index, epoch.half, epoch.kind) for epoch in acdc.history[-3:]] == [
+        (8, "sparse", "sparse"), (7, "dense", "dense"), (8, "dense", "dense"),
+    ]  # fmt: skip
+
+
+def test_a_parameter_that_is_frozen_midway_is_seen():
+    model = network()
+    acdc, _ = attach(model)
+    epochs = acdc.epochs()
+    next(epochs)
+    model[4].weight.requires_grad_(False)
+    with pytest.raises(UsageError, match=r"4\.weight is frozen"):
+        next(epochs)
+
+
+def test_layers_left_dense_are_told():
+    acdc, _ = attach(network(), pattern=Unstructured(0.5, exclude="0"))
+    assert acdc.left_dense == {"0": "excluded by '0'"}

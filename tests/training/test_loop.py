@@ -10,10 +10,10 @@ import torch
 from safetensors.numpy import load_file
 
 from acdc_export.config import Model, Pattern, ScheduleTable, Training, load_pipeline
-from acdc_export.errors import TrainingError, UsageError
+from acdc_export.errors import CheckpointError, TrainingError, UsageError
 from acdc_export.pair import Pair
 from acdc_export.progress import Progress
-from acdc_export.training import loop, train
+from acdc_export.training import feeds, loop, rehearse, train
 
 ROOT = Path(__file__).parents[2]
 
@@ -96,7 +96,7 @@ def test_the_judged_split_is_not_read(pipeline, tmp_path, monkeypatch):
 def test_the_rate_warms_up_and_then_falls_to_zero(pipeline, tmp_path, monkeypatch):
     rates = []
     monkeypatch.setattr(
-        loop, "_epoch", lambda model, optimizer, *rest: rates.append(optimizer.param_groups[0]["lr"]) or 1.0
+        loop._Trainer, "steps", lambda self, _: (1.0, rates.append(self.optimizer.param_groups[0]["lr"]) or 1.0)
     )
     monkeypatch.setattr(loop.ACDC, "save_pair", lambda self, *_, **__: None)
     pipeline = replace(pipeline, training=replace(pipeline.training, learning_rate=1.0, warmup_epochs=2))
@@ -123,7 +123,7 @@ def test_a_loss_that_is_not_finite_names_epoch_and_phase(pipeline, tmp_path):
     ],
 )
 def test_what_does_not_fit_is_told_before_training(pipeline, tmp_path, monkeypatch, change, message):
-    monkeypatch.setattr(loop, "_epoch", lambda *_: pytest.fail("trained"))
+    monkeypatch.setattr(loop._Trainer, "steps", lambda *_: pytest.fail("trained"))
     with pytest.raises(UsageError, match=message):
         train(replace(pipeline, **change), tmp_path / "pair")
 
@@ -132,15 +132,15 @@ def test_shifts_move_each_image_as_a_whole():
     torch.manual_seed(0)
     images = torch.zeros(200, 2, 5, 5)
     images[:, :, 2, 2] = torch.tensor([1.0, 2.0])
-    moved = loop._shifted(images, 1)
+    moved = feeds.shifted(images, 1)
     assert moved.shape == images.shape
     places = moved[:, 0].flatten(1).argmax(1)
     assert set(places.tolist()) == {6, 7, 8, 11, 12, 13, 16, 17, 18}
     assert torch.equal(moved[:, 1], 2 * moved[:, 0])
     assert (moved.flatten(1).sum(1) == 3).all()
     bright = torch.ones(1, 1, 4, 4)
-    assert torch.equal(loop._shifted(bright, 3), bright)  # the border is repeated
-    assert loop._shifted(images, 0) is images
+    assert torch.equal(feeds.shifted(bright, 3), bright)  # the border is repeated
+    assert feeds.shifted(images, 0) is images
 
 
 def test_only_images_are_shifted(pipeline, tmp_path):
@@ -148,6 +148,90 @@ def test_only_images_are_shifted(pipeline, tmp_path):
     pipeline = replace(pipeline, data=replace(pipeline.data, train=str(tmp_path / "flat.npz")))
     with pytest.raises(UsageError, match="only images"):
         train(pipeline, tmp_path / "pair")
+
+
+def test_a_schedule_may_count_in_steps(pipeline, tmp_path):
+    pipeline = replace(pipeline, schedule=ScheduleTable(phases=(7, 5, 6, 4), unit="step"))
+    progress = Recorder()
+    record = train(pipeline, tmp_path / "pair", progress).record
+    assert progress.tasks == [("Training bright", 26)]
+    assert [(phase.start, phase.end) for phase in record.history.phases] == [(0, 7), (7, 12), (12, 18), (18, 22)]
+    assert record.history.unit == "step"
+    assert [epoch.index for epoch in record.history.epochs] == [4, 9, 14, 19, 21, 19, 21]  # five steps are an epoch
+
+
+def test_milestones_lower_the_rate_after_their_epoch(pipeline):
+    settings = replace(pipeline.training, milestones=(2, 4), warmup_epochs=0)
+    rates = [loop._rate(settings, 8, epoch) for epoch in range(7)]
+    np.testing.assert_allclose(rates, [1, 1, 1, 0.1, 0.1, 0.01, 0.01])
+
+
+def test_a_run_has_to_be_as_long_as_its_schedule(pipeline, tmp_path):
+    pipeline = replace(pipeline, training=replace(pipeline.training, epochs=9))
+    with pytest.raises(UsageError, match=r"takes 10 epochs, and epochs = 9 under \[training\]"):
+        train(pipeline, tmp_path / "pair")
+
+
+@pytest.mark.train
+@pytest.mark.parametrize("stop", [4, 11])
+def test_an_interrupted_run_goes_on_and_ends_with_the_same_pair(pipeline, tmp_path, stop):
+    """With everything that has a state: shifts, clipping, a running average, batch norms estimated anew."""
+    settings = replace(pipeline.training, clip_norm=1.0, average=0.9, reestimate_batch_norm=True)
+    pipeline = replace(pipeline, training=settings)
+    train(pipeline, tmp_path / "pair")
+
+    class Interrupting(Recorder):
+        def task(self, description, total):
+            recorder, outer = self, super().task(description, total)
+
+            class Task:
+                def __enter__(self):
+                    advance = outer.__enter__()
+
+                    def interrupted(amount=1.0, detail=""):
+                        advance(amount, detail)
+                        if len(recorder.details) == stop:
+                            raise KeyboardInterrupt
+
+                    return interrupted
+
+                def __exit__(self, *_):
+                    return None
+
+            return Task()
+
+    with pytest.raises(KeyboardInterrupt):
+        train(pipeline, tmp_path / "again", Interrupting())
+    assert (tmp_path / "again.checkpoint").is_file()
+    assert not (tmp_path / "again").exists()
+    with pytest.raises(CheckpointError, match=r"another \[model\], \[data\], \[training\] or seed"):
+        train(replace(pipeline, seed=1), tmp_path / "again")
+
+    progress = Recorder()
+    train(pipeline, tmp_path / "again", progress)
+    assert len(progress.details) == 1 + 13 - (stop - 1)  # the epochs that were left, and a jump to where it goes on
+    for half in ("sparse", "dense"):
+        one, two = (load_file(tmp_path / name / f"{half}.safetensors") for name in ("pair", "again"))
+        assert all(np.array_equal(one[key], two[key]) for key in one)
+    assert not (tmp_path / "again.checkpoint").exists()
+
+
+def test_batch_norms_estimated_anew_are_those_of_the_weights_that_are_kept(pipeline, tmp_path):
+    settings = replace(pipeline.training, reestimate_batch_norm=True, shift=0)
+    train(replace(pipeline, training=settings), tmp_path / "pair")
+    train(replace(pipeline, training=replace(settings, reestimate_batch_norm=False)), tmp_path / "plain")
+    one, two = (load_file(tmp_path / name / "sparse.safetensors") for name in ("pair", "plain"))
+    assert all(np.array_equal(one[key], two[key]) == ("running" not in key and "tracked" not in key) for key in one)
+
+
+def test_a_rehearsal_takes_a_step_in_each_phase_and_leaves_nothing(pipeline, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.iterdir())
+    found = rehearse(replace(pipeline, pattern=Pattern(kind="2:4")))
+    assert [kind for kind, _ in found.steps] == ["dense", "sparse", "dense", "sparse", "dense", "sparse", "twin"]
+    assert all(seconds > 0 for _, seconds in found.steps)
+    assert found.left_dense == {"stem.0": "1 input channels a filter are no multiple of 4"}
+    assert sorted(tmp_path.iterdir()) == before
 
 
 @pytest.mark.train

@@ -72,7 +72,7 @@ def test_the_pair_says_what_it_is(pair):
     assert set(layers) == {"body.weight", "head.weight"}
     assert sum(zeros for zeros, _ in layers.values()) == 462  # 0.75 * (8*8*9 + 8*5)
     assert record.metrics == {"sparse": {"accuracy": 0.5}, "dense": {"accuracy": 0.5}}
-    assert [phase.kind for phase in record.phases] == ["dense", "sparse", "dense", "sparse"]
+    assert [phase.kind for phase in record.history.phases] == ["dense", "sparse", "dense", "sparse"]
     assert record.tools["torch"] == torch.__version__
     assert set(record.tools) == {"acdc-export", "torch", "onnx"}
 
