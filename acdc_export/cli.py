@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from .bundle import Bundle
+    from .inspection import Training
     from .progress import Progress
+    from .training import Rehearsal
 
 app = typer.Typer(
     add_completion=False,
@@ -160,15 +162,27 @@ def export(
 def train(
     pipeline: Annotated[str, typer.Argument(help="A name from `pipelines list`, or a TOML file of your own.")],
     runs: Runs = Path("runs"),
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Take one step in each phase, export what comes of it, keep nothing.")
+    ] = False,
+    anew: Annotated[bool, typer.Option("--anew", help="Begin anew where an earlier run was interrupted.")] = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train a pair, sparse half and dense twin, and write it to RUNS/NAME."""
+    """Train a pair, sparse half and dense twin, and write it to RUNS/NAME.
+
+    A run that was interrupted goes on where it was, from RUNS/NAME.checkpoint.
+    """
     with _guard(json):
         from . import workflow
 
+        if dry_run:
+            with redirect_stdout(sys.stderr):
+                rehearsal = workflow.rehearse(pipeline, progress=_progress(json, quiet))
+            _show_rehearsal(rehearsal, json)
+            return
         with redirect_stdout(sys.stderr):
-            pair = workflow.train(pipeline, runs, progress=_progress(json, quiet))
+            pair = workflow.train(pipeline, runs, anew=anew, progress=_progress(json, quiet))
         metrics = pair.record.metrics
         if json:
             _print_json({"pair": str(pair.path), "sparsity": pair.record.pattern.achieved, "metrics": metrics})
@@ -176,6 +190,22 @@ def train(
             typer.echo(
                 f"Wrote the pair {pair.path}: {100 * pair.record.pattern.achieved:.2f} % zeros in the pruned layers."
             )
+
+
+def _show_rehearsal(found: Rehearsal, json: bool) -> None:
+    if json:
+        from dataclasses import asdict
+
+        _print_json(asdict(found))
+        return
+    from statistics import median
+
+    zeros, total = (sum(getattr(layer, what) for layer in found.layers.values()) for what in ("zeros", "total"))
+    typer.echo(f"{len(found.layers)} layers are pruned: {100 * zeros / total:.2f} % zeros in {total:,} weights.")
+    for kind in dict.fromkeys(kind for kind, _ in found.steps):
+        seconds = [taken for other, taken in found.steps if other == kind]
+        typer.echo(f"{kind}: {median(seconds):.3f} s for a step of {found.batch_size} samples, {len(seconds)} taken")
+    typer.echo("Both halves were exported, and nothing was kept.")
 
 
 @app.command()
@@ -330,21 +360,39 @@ def verify(
 @app.command()
 def inspect(
     path: Annotated[Path, typer.Argument(help="An ONNX file, a pair, a bundle, or a .safetensors checkpoint.")],
+    picture: Annotated[
+        Path | None, typer.Option(metavar="FILE.svg", help="Write a picture of the run: phases and accuracy.")
+    ] = None,
     json: Json = False,
 ) -> None:
-    """Count zeros, 2:4 groups and 1x4 blocks, layer by layer."""
+    """Count zeros, 2:4 groups and 1x4 blocks, layer by layer; of a pair or bundle, also how it was trained."""
     with _guard(json):
         from . import inspection
 
-        found = inspection.inspect(path)
+        found, trained = inspection.inspect(path), inspection.training(path)
+        if picture is not None:
+            _draw(picture, path, trained)
         if json:
             from dataclasses import asdict
 
-            _print_json([asdict(part) for part in found])
+            _print_json({"parts": [asdict(part) for part in found], "training": asdict(trained) if trained else None})
         else:
+            from .report import training
             from .report.terminal import shown
 
-            _print(*(partial(shown, inspection.table(part)) for part in found))
+            made = [inspection.table(part) for part in found]
+            made += training.tables(trained.history, trained.dense) if trained else []
+            _print(*(partial(shown, one) for one in made))
+
+
+def _draw(picture: Path, path: Path, trained: Training | None) -> None:
+    from .files import output_errors
+    from .report import svg
+
+    if trained is None:
+        raise UsageError(f"{path} doesn't say how it was trained.", "Give the folder of a pair or a bundle.")
+    with output_errors(picture, "with --picture"):
+        picture.write_text(svg(trained.history, trained.name), encoding="utf-8")
 
 
 @targets_app.command("list")

@@ -11,11 +11,21 @@ import numpy as np
 from .bundle import Bundle
 from .errors import UsageError
 from .extras import extra
+from .history import History
 from .pair import HALVES, Pair
 from .report.tables import Table
 
 if TYPE_CHECKING:
     from .graph import WeightAudit
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a pair was trained, and which layers its pattern leaves dense."""
+
+    name: str
+    history: History
+    dense: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -56,6 +66,17 @@ def inspect(path: Path) -> list[Part]:
             "Give an .onnx or .safetensors file, or the folder of a pair or bundle.",
         )
     raise UsageError(f"There is nothing at {path}.", "Check the path.")
+
+
+def training(path: Path) -> Training | None:
+    """How the pair in the folder `path`, or that of a bundle there, was trained; None where nothing says so."""
+    if (path / "manifest.json").is_file():
+        pair = Bundle.load(path).report.pair
+        return Training(pair.name, pair.history, pair.dense)
+    if path.is_dir():
+        record = Pair.load(path).record
+        return Training(record.name, record.history, record.pattern.dense)
+    return None
 
 
 def _checkpoint(path: Path) -> tuple[WeightAudit, ...]:

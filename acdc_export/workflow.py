@@ -29,16 +29,22 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from .checking import Check, Contender
+    from .training import Rehearsal
 
 
 Ask = Callable[[str], bool]
 
 
-def train(pipeline: str | Pipeline, out: str | Path = "runs", *, progress: Progress = SILENT) -> Pair:
+def train(
+    pipeline: str | Pipeline, out: str | Path = "runs", *, anew: bool = False, progress: Progress = SILENT
+) -> Pair:
     """Train a pipeline's pair into the folder `out`/NAME; a pair of ours that is there is replaced when it is done.
+
+    A run that was interrupted goes on from `out`/NAME.checkpoint, unless it is to begin `anew`.
 
     Raises:
         ConfigError, UsageError: what is wrong with the pipeline.
+        CheckpointError: the run that was interrupted was of another pipeline.
         TrainingError: the run diverged.
         OutputError: `out` can't be written.
     """
@@ -47,7 +53,14 @@ def train(pipeline: str | Pipeline, out: str | Path = "runs", *, progress: Progr
         from .training import train as train_pair
     path = Path(out) / pipeline.name
     check_place(path)
-    return train_pair(pipeline, path, progress)
+    return train_pair(pipeline, path, progress, anew=anew)
+
+
+def rehearse(pipeline: str | Pipeline, *, progress: Progress = SILENT) -> Rehearsal:
+    """Take one step in each phase of a pipeline and export what comes of it; nothing is kept. Raises as `train`."""
+    with extra("train"):
+        from .training import rehearse as rehearse_pair
+    return rehearse_pair(load_pipeline(pipeline) if isinstance(pipeline, str) else pipeline, progress)
 
 
 def obtain(pipeline: str | Pipeline, runs: str | Path = "runs", *, progress: Progress = SILENT) -> Pair:

@@ -241,12 +241,12 @@ def test_inspect_a_pair_an_onnx_file_and_a_checkpoint(pair: Pair) -> None:
     text = run("inspect", pair.path).stdout
     assert "sparse half" in text
     assert "conv2.weight *" in text
-    halves = json.loads(run("inspect", pair.path, "--json").stdout)
+    halves = json.loads(run("inspect", pair.path, "--json").stdout)["parts"]
     zeros = [half["weights"][1]["zeros"] for half in halves]
     assert zeros[0] == pair.record.pattern.layers["conv2.weight"].zeros
     assert zeros[1] == 0
     for file in ("sparse.onnx", "sparse.safetensors"):
-        (part,) = json.loads(run("inspect", pair.path / file, "--json").stdout)
+        (part,) = json.loads(run("inspect", pair.path / file, "--json").stdout)["parts"]
         assert zeros[0] in [weight["zeros"] for weight in part["weights"]]
 
 
@@ -282,3 +282,24 @@ def test_a_place_that_is_taken_is_told_before_anything_is_trained(tmp_path: Path
     (tmp_path / "bundles" / "digits-cpu" / "cat.jpg").write_text("cat")
     mistake(2, "not a folder of ours", "run", "digits", cwd=tmp_path, ACDC_EXPORT_HOME=str(tmp_path / "home"))
     assert not (tmp_path / "home").exists()
+
+
+@pytest.mark.train
+def test_a_dry_run_takes_a_step_in_each_phase_and_keeps_nothing(tmp_path: Path) -> None:
+    done = run("train", "digits", "--dry-run", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert [kind for kind, _ in found["steps"]] == [*["dense", "sparse"] * 5, "twin"]
+    assert found["left_dense"] == {"stem.0": "excluded by 'stem.*'", "head": "excluded by 'head'"}
+    assert list(tmp_path.iterdir()) == []
+    said = run("train", "digits", "--dry-run", "--quiet", cwd=tmp_path).stdout
+    assert "layers are pruned: 90.00 % zeros" in said
+    assert "Both halves were exported, and nothing was kept." in said
+
+
+def test_inspecting_a_pair_tells_how_it_was_trained(pair: Pair, tmp_path: Path) -> None:
+    picture = tmp_path / "run.svg"
+    said = run("inspect", pair.path, "--picture", picture)
+    assert "Training, at the end of each phase" in said.stdout
+    assert picture.read_text().startswith("<svg")
+    mistake(2, "doesn't say how it was trained", "inspect", pair.path / "sparse.onnx", "--picture", picture)

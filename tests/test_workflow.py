@@ -393,14 +393,18 @@ def test_a_pipeline_from_training_to_verdict_and_the_pair_reused(small: Path) ->
 
 
 @pytest.mark.train
-def test_an_interrupted_training_leaves_nothing(tmp_path: Path) -> None:
+def test_an_interrupted_training_leaves_nothing_but_where_it_was(tmp_path: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "acdc_export", "train", "digits"], cwd=tmp_path, stderr=subprocess.PIPE, text=True
     )
-    wait_for(lambda: (tmp_path / "runs").exists())  # the place was checked; the training begins
-    time.sleep(5)
+    checkpoint = tmp_path / "runs" / "digits.checkpoint"
+    wait_for(checkpoint.exists)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130
+    assert "The same command goes on from runs/digits.checkpoint." in said
     assert said.strip().endswith("Interrupted. What was there before is unchanged.")
-    assert not list((tmp_path / "runs").iterdir())
+    assert list((tmp_path / "runs").iterdir()) == [checkpoint]
+    changed = tmp_path / "digits.toml"
+    changed.write_text(PIPELINE.replace("learning_rate = 0.1", "learning_rate = 0.2"))
+    mistake(2, "another [model], [data], [training] or seed", "train", changed, cwd=tmp_path)

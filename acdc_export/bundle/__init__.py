@@ -3,7 +3,7 @@
     model/          what one ships: ONNX in the runtime's form
     evidence/       the twin, golden inputs and outputs, raw samples, report.json, locked versions
     manifest.json   schema version, what is in model/, and the SHA-256 of all files above
-    report.md       for people; derived from evidence/report.json and not hashed
+    report.md       for people; derived from evidence/report.json and not hashed, as is run.svg, its picture
 
 A bundle appears whole or not at all, and is never edited: what checks it writes beside it.
 """
@@ -24,7 +24,7 @@ from .. import files, report
 from ..errors import BundleError
 from ..files import Fingerprint
 from ..pair.record import TensorSpec
-from ..report import Report, markdown, to_json
+from ..report import PICTURE, Report, markdown, svg, to_json
 
 __all__ = ["SCHEMA_VERSION", "Bundle", "Manifest", "ModelFile", "check_place", "create", "finish"]
 
@@ -157,6 +157,7 @@ def finish(
     manifest = replace(manifest, files=files.fingerprints(folder))
     files.write_json(folder / _MARKER, {"schema_version": SCHEMA_VERSION, **asdict(manifest)})
     (folder / "report.md").write_text(markdown(record), encoding="utf-8")
+    (folder / PICTURE).write_text(svg(record.pair.history, record.pair.name), encoding="utf-8")
 
 
 def _group(arrays: dict[str, NDArray[Any]], group: str) -> dict[str, NDArray[Any]]:

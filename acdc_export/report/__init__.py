@@ -1,6 +1,7 @@
 """The report: `record.py` is `report.json`; what people read is a pure function of it."""
 
-from .markdown import markdown
+from .markdown import PICTURE, markdown
+from .picture import svg
 from .record import (
     DERIVED,
     SCHEMA_VERSION,
@@ -17,6 +18,7 @@ from .record import (
 
 __all__ = [
     "DERIVED",
+    "PICTURE",
     "SCHEMA_VERSION",
     "LayerRow",
     "PairFacts",
@@ -27,5 +29,6 @@ __all__ = [
     "TargetFacts",
     "markdown",
     "plain_json",
+    "svg",
     "to_json",
 ]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from . import tables
+from . import tables, training
 from .record import Report
+
+PICTURE = "run.svg"
+"""The file beside the report that `picture.svg` is written to."""
 
 
 def markdown(report: Report) -> str:
@@ -11,6 +14,9 @@ def markdown(report: Report) -> str:
     parts = [f"# {tables.headline(report)}", *tables.summary(report)]
     for made in (*tables.tables(report), *tables.details(report)):
         parts += [f"## {made.title}", table(made)]
+    parts += ["## How it was trained", f"![Phases and accuracy]({PICTURE})"]
+    for made in training.tables(report.pair.history, report.pair.dense):
+        parts += [f"### {made.title}", table(made)]
     origin = f"Made on {report.created} by acdc-export {report.version}."
     parts += ["## What this rests on", "\n".join(f"- {line}" for line in (*tables.context(report), origin))]
     return "\n\n".join(parts) + "\n"

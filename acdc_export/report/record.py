@@ -10,9 +10,10 @@ from ..evidence.accuracy import Accuracy
 from ..evidence.gates import Judged, Measurement, Verdict
 from ..evidence.latency import Latency
 from ..evidence.parity import Parity
+from ..history import History
 from ..machine import Machine
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 DERIVED = ("verdict", "exit_code")
 """Keys of report.json that follow from the others: for those who read it without this package."""
 
@@ -27,6 +28,8 @@ class PairFacts:
     scope: str
     sparsity: float  # aimed at
     metrics: dict[str, dict[str, float]]  # what its training recorded
+    history: History
+    dense: dict[str, str] = field(default_factory=dict)  # the layers that the pattern leaves dense, and why
 
 
 @dataclass(frozen=True)

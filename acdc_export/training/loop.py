@@ -20,7 +20,7 @@ from torch.optim import swa_utils
 from .. import data, models
 from ..config import Pipeline, ScheduleTable, Training
 from ..errors import CheckpointError, TrainingError, UsageError
-from ..pair import Pair
+from ..pair import LayerCount, Pair
 from ..progress import SILENT, Progress
 from .acdc import ACDC, Epoch
 from .feeds import Feed, InMemory
@@ -28,10 +28,11 @@ from .pattern import Pattern, of_kind
 from .schedule import Schedule
 from .to_onnx import REFERENCE_ROWS
 
+_REHEARSED = 8  # samples a step
 _REMEDY = "Lower learning_rate, or raise warmup_epochs, under [training]."
 
 
-def train(pipeline: Pipeline, out: str | Path, progress: Progress = SILENT) -> Pair:
+def train(pipeline: Pipeline, out: str | Path, progress: Progress = SILENT, *, anew: bool = False) -> Pair:
     """Train the pair of `pipeline`, and write it to the folder `out`.
 
     On a GPU where torch has one, and otherwise on the CPU; one machine gives the same pair for the same seed (on
@@ -39,7 +40,7 @@ def train(pipeline: Pipeline, out: str | Path, progress: Progress = SILENT) -> P
     the training split, while it was trained on: the split that it is judged by is not read here.
 
     The state of the run is kept in `out`.checkpoint after each epoch, and removed when the pair is written. Where that
-    file is there already, the run goes on from it.
+    file is there already, the run goes on from it, unless it is to begin `anew`.
 
     Raises:
         UsageError: a model, data, schedule or pattern that can't be used, or not together.
@@ -51,23 +52,30 @@ def train(pipeline: Pipeline, out: str | Path, progress: Progress = SILENT) -> P
     settings = pipeline.training
     schedule = schedule_of(pipeline.schedule)
     _check_length(settings, schedule)
+    if anew:
+        checkpoint.unlink(missing_ok=True)
     with torch.random.fork_rng():
         torch.manual_seed(pipeline.seed)
         feed = InMemory(data.load(pipeline.data.train), settings.batch_size, settings.shift)
-        acdc = _train(pipeline, schedule, feed, progress, checkpoint)
-        pair = _save(acdc, out, pipeline, feed)
+        try:
+            acdc = _train(pipeline, schedule, feed, progress, checkpoint)
+            pair = _save(acdc, out, pipeline, feed)
+        except KeyboardInterrupt:
+            if checkpoint.exists():
+                progress.say(f"The same command goes on from {checkpoint}.")
+            raise
     checkpoint.unlink(missing_ok=True)
     return pair
 
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """What a dry run found: how long a step took in each phase, in seconds, and which layers stay dense."""
+    """What a dry run found."""
 
-    steps: tuple[tuple[str, float], ...]  # phase and seconds
-    weights: int  # that the pattern covers
-    left_dense: dict[str, str]
-    pair: str  # what the pair would hold
+    steps: tuple[tuple[str, float], ...]  # "dense", "sparse" or "twin", and the seconds that a step took, in order
+    batch_size: int  # samples of each step
+    layers: dict[str, LayerCount]  # that the pattern prunes, by the weight's name
+    left_dense: dict[str, str]  # the others, by the module's name, and why
 
 
 def rehearse(pipeline: Pipeline, progress: Progress = SILENT) -> Rehearsal:
@@ -76,17 +84,17 @@ def rehearse(pipeline: Pipeline, progress: Progress = SILENT) -> Rehearsal:
     Raises what `train` would raise of model, schedule, pattern and export.
     """
     schedule = schedule_of(pipeline.schedule)
-    _check_length(pipeline.training, schedule)
+    settings = pipeline.training
+    _check_length(settings, schedule)
     short = Schedule.of([1] * len(schedule.phases), "step")
+    size = min(_REHEARSED, settings.batch_size)
     steps: list[tuple[str, float]] = []
     with torch.random.fork_rng(), tempfile.TemporaryDirectory() as folder:
         torch.manual_seed(pipeline.seed)
-        feed = InMemory(data.load(pipeline.data.train), min(8, pipeline.training.batch_size), pipeline.training.shift)
+        feed = InMemory(data.load(pipeline.data.train), size, settings.shift)
         acdc = _train(pipeline, short, feed, progress, None, steps)
-        pair = _save(acdc, Path(folder) / "pair", pipeline, feed)
-        layers = pair.record.pattern.layers
-        total = sum(layer.total for layer in layers.values())
-        return Rehearsal(tuple(steps), total, dict(acdc.left_dense), f"{pair.record.pattern.achieved:.2%} zeros")
+        layers = _save(acdc, Path(folder) / "pair", pipeline, feed).record.pattern.layers
+    return Rehearsal(tuple(steps), size, layers, acdc.left_dense)
 
 
 def schedule_of(table: ScheduleTable) -> Schedule:
@@ -171,10 +179,10 @@ def _train(
         schedule=schedule,
         pattern=pattern_of(pipeline),
         average=average,
-        also=[_Recipe(pipeline), feed, scaler],
+        also=[_Recipe(pipeline, checkpoint), feed, scaler],
     )
-    for layer, why in acdc.left_dense.items():
-        progress.say(f"{layer or 'The model'} stays dense: {why}.")
+    if acdc.left_dense:
+        progress.say(f"Left dense: {'; '.join(f'{layer} ({why})' for layer, why in acdc.left_dense.items())}.")
     steps = 1 if schedule.unit == "step" else feed.steps
     turns: Iterator[Epoch] = (
         acdc.steps(checkpoint, every=feed.steps) if schedule.unit == "step" else acdc.epochs(checkpoint)
@@ -207,7 +215,8 @@ def _train(
 class _Recipe:
     """Has a checkpoint know the pipeline that it is of."""
 
-    def __init__(self, pipeline: Pipeline) -> None:
+    def __init__(self, pipeline: Pipeline, checkpoint: Path | None) -> None:
+        self._checkpoint = checkpoint
         self._said = repr((pipeline.model, pipeline.data.train, pipeline.training, pipeline.seed))
 
     def state_dict(self) -> dict[str, Any]:
@@ -216,8 +225,8 @@ class _Recipe:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if state["said"] != self._said:
             raise CheckpointError(
-                "The checkpoint is of a run with another [model], [data], [training] or seed.",
-                "Remove it to begin the run anew, or give the run another folder with --runs.",
+                f"{self._checkpoint} is of a run with another [model], [data], [training] or seed.",
+                "Begin the run anew with --anew, or give it another folder with --runs.",
             )
 
 

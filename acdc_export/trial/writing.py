@@ -58,6 +58,8 @@ def report(
             scope=record.pattern.scope,
             sparsity=record.pattern.sparsity,
             metrics=record.metrics,
+            history=record.history,
+            dense=record.pattern.dense,
         ),
         target=TargetFacts(
             name=target.name,

@@ -10,6 +10,7 @@ from acdc_export.evidence.gates import Measurement, Status, Verdict
 from acdc_export.evidence.latency import Arm, Latency
 from acdc_export.evidence.parity import Parity
 from acdc_export.evidence.steadiness import Steadiness
+from acdc_export.history import Cost, EpochRecord, History, PhaseRecord
 from acdc_export.machine import Machine
 from acdc_export.report import (
     LayerRow,
@@ -21,6 +22,24 @@ from acdc_export.report import (
     TargetFacts,
 )
 
+HISTORY = History(
+    (
+        PhaseRecord("dense", 0, 3, {"w": 1000}),
+        PhaseRecord("sparse", 3, 5, {"w": 100}),
+        PhaseRecord("dense", 5, 7, {"w": 990}),
+        PhaseRecord("sparse", 7, 10, {"w": 100}, changed=0.06, revived=1 / 30),
+    ),
+    "epoch",
+    (
+        *(EpochRecord(at, "sparse", "dense", {"loss": 1 / (at + 1), "accuracy": 0.7 + 0.1 * at}) for at in range(3)),
+        EpochRecord(4, "sparse", "sparse", {"loss": 0.5, "accuracy": 0.875}),
+        EpochRecord(9, "sparse", "sparse", {"loss": 0.25, "accuracy": 0.96}),
+        EpochRecord(7, "dense", "dense", {"accuracy": 0.95}),
+        EpochRecord(9, "dense", "dense", {"accuracy": 0.98}),
+    ),
+    Cost(dense=2e6, sparse=2.5e5, training_dense=5e7, training_sparse=3e7, training_multiplied=6e7),
+)
+
 
 def example(*statuses: Status, **changes: object) -> Report:
     """The report; `statuses` are those of its gates, `changes` other fields."""
@@ -29,7 +48,16 @@ def example(*statuses: Status, **changes: object) -> Report:
         created="2026-01-01T00:00:00+00:00",
         version="0.1.0",
         seconds=61.5,
-        pair=PairFacts("tiny", "runs/tiny", "unstructured", "uniform", 0.9, {"sparse": {"accuracy": 0.98}}),
+        pair=PairFacts(
+            "tiny",
+            "runs/tiny",
+            "unstructured",
+            "uniform",
+            0.9,
+            {"sparse": {"accuracy": 0.98}},
+            HISTORY,
+            {"stem.0": "3 input channels a filter are no multiple of 4"},
+        ),
         target=TargetFacts(
             "cpu",
             "DeepSparse",

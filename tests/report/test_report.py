@@ -82,6 +82,6 @@ def test_what_was_not_measured_is_said() -> None:
 
 def test_markdown_tables_are_even() -> None:
     tables = [part for part in markdown(example()).split("\n\n") if part.startswith("|")]
-    assert len(tables) == 5
+    assert len(tables) == 8
     for table in tables:
         assert len({line.count("|") for line in table.splitlines()}) == 1
