@@ -181,8 +181,9 @@ def _train(
         average=average,
         also=[_Recipe(pipeline, checkpoint), feed, scaler],
     )
-    if acdc.left_dense:
-        progress.say(f"Left dense: {'; '.join(f'{layer} ({why})' for layer, why in acdc.left_dense.items())}.")
+    unasked = [f"{layer} ({why})" for layer, why in acdc.left_dense.items() if not why.startswith("excluded")]
+    if unasked:
+        progress.say(f"Left dense: {'; '.join(unasked)}.")
     steps = 1 if schedule.unit == "step" else feed.steps
     turns: Iterator[Epoch] = (
         acdc.steps(checkpoint, every=feed.steps) if schedule.unit == "step" else acdc.epochs(checkpoint)
