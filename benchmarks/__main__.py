@@ -13,9 +13,9 @@ from pathlib import Path
 
 from acdc_export import machine
 
-from . import digits, startup, turns
+from . import cost, digits, startup, turns
 
-BENCHMARKS = {"startup": startup.main, "digits": digits.main, "turns": turns.main}
+BENCHMARKS = {"cost": cost.main, "startup": startup.main, "digits": digits.main, "turns": turns.main}
 RESULTS = Path(__file__).parent / "results"
 
 

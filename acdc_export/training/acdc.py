@@ -310,7 +310,7 @@ class ACDC:
             masks = self.pattern.masks(self._enforcement.weights)
             self._enforcement.hold({name: ~mask for name, mask in masks.items()})
             for name, weight in self._averaged().items():
-                weight.detach().masked_fill_(self._enforcement.dead[name], 0)
+                weight.detach().masked_fill_(~masks[name], 0)
         elif leg.phase.start > 0:
             reset_momentum(self._optimizer)
 

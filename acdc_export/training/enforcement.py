@@ -6,7 +6,8 @@ Three things together make the surviving weights follow exactly what an optimize
   accumulation, a GradScaler's search for infinities) sees what the optimizer sees.
 - After every step the weights are set to zero again, since what the optimizer gathered before the phase (momentum, an
   average of gradients) would move them. Weight decay of a zero is zero.
-- They are *filled* with zeros, not multiplied: NaN times zero is NaN.
+- What is dropped is blotted out bit by bit, not multiplied: NaN times zero is NaN. It is also three times as fast as
+  filling (docs/performance.md).
 
 A step that a GradScaler skips calls no hook and moves nothing.
 """
@@ -38,26 +39,37 @@ _FRESH = {
 }
 
 
+# The integers of a float's size, whose bits can be blotted out. Masks are int8 all the same: -1 becomes all ones.
+_BITS = {2: torch.int16, 4: torch.int32}
+
+
 class Enforcement:
-    """The weights of a pattern, by name, and which of them are held at zero. `dead` is empty where none is."""
+    """The weights of a pattern, by name, and which of them are held at zero."""
 
     def __init__(self, weights: Mapping[str, nn.Parameter], optimizer: Optimizer) -> None:
         self.weights = dict(weights)
-        self.dead: dict[str, Tensor] = {}  # True where a weight is held at zero
+        self._live: dict[str, Tensor] = {}  # int8: -1 lives, 0 is held at zero; empty where nothing is held
         self._handles: list[Any] = [
-            weight.register_hook(partial(self._mask_gradient, name))  # type: ignore[no-untyped-call]
+            weight.register_post_accumulate_grad_hook(partial(self._mask_gradient, name))  # type: ignore[no-untyped-call]
             for name, weight in self.weights.items()
         ]
         self._handles.append(optimizer.register_step_post_hook(lambda *_: self._zero()))
 
+    @property
+    def dead(self) -> dict[str, Tensor]:
+        """Boolean masks, True where a weight is held at zero; empty in dense phases."""
+        return {name: live == 0 for name, live in self._live.items()}
+
     def hold(self, dead: Mapping[str, Tensor]) -> None:
         """Set these to zero, and keep them there."""
-        self.dead = dict(dead)
+        self._live = {name: mask.logical_not().to(torch.int8).neg_() for name, mask in dead.items()}
         self._zero()
+        for name, weight in self.weights.items():  # gathered before the phase began, by a loop that accumulates
+            self._mask_gradient(name, weight)
 
     def free(self) -> None:
         """Let go of all weights, where they are: at zero."""
-        self.dead = {}
+        self._live = {}
 
     def detach(self) -> None:
         """Remove the hooks, for good."""
@@ -69,7 +81,7 @@ class Enforcement:
     @property
     def sparsity(self) -> float:
         """The share of the weights that are held at zero now, 0 to 1."""
-        held = sum(int(dead.sum()) for dead in self.dead.values())
+        held = sum(int((live == 0).sum()) for live in self._live.values())
         return held / sum(weight.numel() for weight in self.weights.values())
 
     def require_zeros(self, weights: Mapping[str, Tensor], when: str) -> None:
@@ -82,17 +94,18 @@ class Enforcement:
                     "Change the weights only through the optimizer that ACDC is attached to.",
                 )
 
-    def _mask_gradient(self, name: str, gradient: Tensor) -> Tensor | None:
-        dead = self.dead.get(name)
-        return None if dead is None else gradient.masked_fill(dead, 0)
+    def _mask_gradient(self, name: str, weight: Tensor) -> None:
+        if name in self._live and weight.grad is not None:
+            _blot(weight.grad, self._live[name])
 
-    @torch.no_grad()
     def _zero(self) -> None:
-        for name, dead in self.dead.items():
-            weight = self.weights[name]
-            weight.masked_fill_(dead, 0)
-            if weight.grad is not None:  # gathered before the phase began, by a loop that accumulates
-                weight.grad.masked_fill_(dead, 0)
+        for name, live in self._live.items():
+            _blot(self.weights[name], live)
+
+
+def _blot(values: Tensor, live: Tensor) -> None:
+    """Set what doesn't live to zero, in place."""
+    values.detach().view(_BITS[values.element_size()]).bitwise_and_(live)
 
 
 def check_weights(model: nn.Module, weights: Mapping[str, nn.Parameter], optimizer: Optimizer) -> None:
