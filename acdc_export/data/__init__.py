@@ -16,14 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import AcdcExportError, UsageError, nearest
-from . import digits
+from . import digits, glyphs
 from .importing import import_named, reason
 
 Array = NDArray[Any]
 Inputs = Array | dict[str, Array]  # by the names of the network's inputs, where there are several
 Batch = tuple[Inputs, Array]
 
-BUILT_IN: dict[str, Mapping[str, Callable[[], Batch]]] = {"digits": digits.PARTS}
+BUILT_IN: dict[str, Mapping[str, Callable[[], Batch]]] = {"digits": digits.PARTS, "glyphs": glyphs.PARTS}
 """The built-in data sets: their parts, each with the function that reads it."""
 
 _FORMS = "Give a built-in (digits:train), a file (path.npz), or a factory (package.module:callable)."
