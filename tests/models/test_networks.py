@@ -99,3 +99,11 @@ def test_they_can_be_exported_for_any_batch_size(name, arguments, shape):
 def test_arguments_that_make_no_network_are_refused(name, arguments, message):
     with pytest.raises(UsageError, match=message):
         build(name, arguments)
+
+
+@pytest.mark.vision
+def test_torchvisions_networks_are_named_as_ones_own():
+    pytest.importorskip("torchvision", reason="torchvision is not installed")
+    with torch.device("meta"):
+        model = build("torchvision.models:resnet50", {"num_classes": 10})
+    assert sum(isinstance(module, PRUNABLE) for module in model.modules()) == 54
