@@ -68,7 +68,8 @@ def test_the_base_needs_neither_torch_nor_onnx(python: Path, tmp_path: Path) -> 
     program = (
         "import sys, acdc_export.cli, acdc_export.workflow, acdc_export.report, acdc_export.engines\n"
         "from acdc_export import verify, Bundle, Pair, export\n"
-        "print(sorted({'torch', 'onnx', 'onnx_ir', 'onnxruntime', 'sklearn'} & set(sys.modules)))"
+        "extras = {'torch', 'onnx', 'onnx_ir', 'onnxruntime', 'sklearn', 'torchvision', 'PIL', 'matplotlib'}\n"
+        "print(sorted(extras & set(sys.modules)))"
     )
     assert call(python, "-c", program, cwd=tmp_path).strip() == "[]"
 

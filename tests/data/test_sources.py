@@ -42,6 +42,7 @@ def test_digits_say_what_is_missing(monkeypatch):
         ("digits", "names no part of digits"),
         ("digits:tset", "did you mean 'test'"),
         ("digts", "did you mean 'digits'"),
+        ("imagefolde", "did you mean 'imagefolder'"),
         ("digts:train", r"can't be imported \(did you mean 'digits'\?\)"),
         ("nowhere.npz", "no file nowhere.npz"),
         ("./nowhere", "is no data"),

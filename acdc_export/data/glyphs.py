@@ -1,0 +1,119 @@
+"""`glyphs`: digits and capital letters in 16 typefaces, turned, sheared, cluttered, blurred and noisy. 24x24 and grey.
+
+Made, not downloaded: Pillow draws them in the typefaces that matplotlib carries. Every part has random numbers of its
+own, so that parts share classes and typefaces, and no image. The same versions of Pillow, matplotlib and numpy give
+the same images, byte for byte.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from functools import cache, partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..extras import extra
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+CLASSES = "0123456789ABCDEFGHJKLMNPQRSTUVWXYZ"
+"""The label is the index. Without I and O: in some typefaces nothing tells them from 1 and 0."""
+
+TYPEFACES = tuple(
+    f"{family}{style}"
+    for family, styles in {
+        "DejaVuSans": ("", "-Bold", "-Oblique", "-BoldOblique"),
+        "DejaVuSansMono": ("", "-Bold", "-Oblique", "-BoldOblique"),
+        "DejaVuSerif": ("", "-Bold", "-Italic", "-BoldItalic"),
+        "STIXGeneral": ("", "Bol", "Italic", "BolIta"),
+    }.items()
+    for style in styles
+)
+
+_SIDE = 24  # pixels of an image
+_DRAWING = 48  # pixels of the drawing that is turned and scaled into it
+_SEED = 20210623
+_MEAN, _DEVIATION = 128.3, 83.9  # of the 256 grey levels, over all images
+
+
+def _part(stream: int, count: int) -> tuple[NDArray[Any], NDArray[Any]]:
+    """`count` images: float32 (count, 1, 24, 24) of mean 0 and deviation 1, and labels, equally many of each class."""
+    random = np.random.default_rng([_SEED, stream])
+    labels = random.permutation(np.arange(count, dtype=np.int64) % len(CLASSES))
+    with extra("train"):
+        ink = np.stack([_ink(random, label) for label in labels]) / 255
+
+    def each(low: float, high: float) -> NDArray[np.float64]:
+        return random.uniform(low, high, (count, 1, 1))
+
+    slope = np.linspace(-0.1, 0.1, _SIDE)
+    paper = 0.15 + each(-1, 1) * slope[:, None] + each(-1, 1) * slope
+    images = paper + each(0.4, 0.75) * ink
+    images = np.where(each(0, 1) < 0.5, images, 1 - images)  # dark on light, as often as light on dark
+    images += each(0.01, 0.09) * random.normal(size=images.shape)
+    # Whole grey levels, so that no processor's way of rounding shows.
+    levels = np.rint(255 * images.clip(0, 1))
+    return ((levels - _MEAN) / _DEVIATION).astype(np.float32)[:, None], labels
+
+
+def _ink(random: np.random.Generator, label: int) -> NDArray[np.uint8]:
+    """(24, 24): the glyph in the middle, pieces of up to two others at the rim."""
+    from PIL import ImageChops, ImageFilter
+
+    ink = _placed(random, label)
+    for _ in range(random.integers(3)):
+        ink = ImageChops.lighter(ink, _placed(random, int(random.integers(len(CLASSES))), aside=13))
+    return np.asarray(ink.filter(ImageFilter.GaussianBlur(random.uniform(0, 1.0))))
+
+
+def _placed(random: np.random.Generator, label: int, aside: float = 0) -> Image:
+    """The glyph turned, sheared, stretched and moved: about the middle of the image, or `aside` pixels from it."""
+    from PIL import Image
+
+    drawing = _drawing(TYPEFACES[random.integers(len(TYPEFACES))], CLASSES[label])
+    angle, shear, direction = random.uniform((-0.4, -0.3, 0), (0.4, 0.3, 2 * math.pi))
+    size, width = random.uniform((0.7, 0.85), (1.1, 1.2))
+    right, down = random.uniform(-2.5, 2.5, 2) + _SIDE / 2
+    right, down = right + aside * math.cos(direction), down + aside * math.sin(direction)
+    # Pillow wants the way back, from a pixel of the image to its place in the drawing.
+    scale, cos, sin = _DRAWING / _SIDE / size, math.cos(angle), math.sin(angle)
+    a, b = scale * cos / width, scale * (shear * cos - sin)
+    c, d = scale * sin / width, scale * (shear * sin + cos)
+    middle = _DRAWING / 2
+    matrix = (a, b, middle - a * right - b * down, c, d, middle - c * right - d * down)
+    return drawing.transform((_SIDE, _SIDE), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR)
+
+
+@cache
+def _drawing(typeface: str, glyph: str) -> Image:
+    """White on black, in the middle of a square of 48 pixels."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    font = ImageFont.truetype(_fonts() / f"{typeface}.ttf", 0.7 * _DRAWING)
+    drawing = Image.new("L", (_DRAWING, _DRAWING))
+    left, top, right, bottom = font.getbbox(glyph)
+    corner = (_DRAWING - left - right) / 2, (_DRAWING - top - bottom) / 2
+    ImageDraw.Draw(drawing).text(corner, glyph, fill=255, font=font)
+    return drawing
+
+
+def _fonts() -> Path:
+    """Where matplotlib keeps its typefaces; found without importing it, which takes a second."""
+    found = find_spec("matplotlib")
+    folder = Path(found.origin or "").parent / "mpl-data" / "fonts" / "ttf" if found else Path()
+    if not (folder / f"{TYPEFACES[0]}.ttf").is_file():  # some systems package it without
+        raise ModuleNotFoundError(name="matplotlib with its typefaces")
+    return folder
+
+
+PARTS: Mapping[str, Callable[[], tuple[NDArray[Any], NDArray[Any]]]] = {
+    "train": partial(_part, 0, 10_000),
+    "validation": partial(_part, 1, 2_500),
+    "test": partial(_part, 2, 5_000),
+}

@@ -1,0 +1,54 @@
+"""The built-in networks, and the way to one of the user's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import nn
+
+from ..data.importing import import_named, reason
+from ..errors import UsageError, nearest
+from .arguments import require_fit
+from .mobilenet import mobilenet_v1
+from .residual import residual_cnn, resnet_cifar
+from .wide import wide_resnet
+
+BUILT_IN: dict[str, Callable[..., nn.Module]] = {
+    "residual_cnn": residual_cnn,
+    "resnet_cifar": resnet_cifar,
+    "wide_resnet": wide_resnet,
+    "mobilenet_v1": mobilenet_v1,
+}
+
+
+def build(name: str, arguments: Mapping[str, Any]) -> nn.Module:
+    """The network `name`, a built-in or `package.module:callable`, called with `arguments`.
+
+    Raises:
+        UsageError: an unknown name, arguments that don't fit, or a callable that fails or returns something else.
+    """
+    if ":" in name:
+        maker = import_named(name, "model", list(BUILT_IN))
+    elif name in BUILT_IN:
+        maker = BUILT_IN[name]
+    else:
+        raise UsageError(
+            f"Unknown model '{name}'{nearest(name, list(BUILT_IN))}.",
+            f"Built-in models: {', '.join(BUILT_IN)}. Your own is given as package.module:callable.",
+        )
+    require_fit(name, maker, arguments)
+    try:
+        model = maker(**arguments)
+    except UsageError:
+        raise
+    except Exception as error:  # a user's callable can fail in any way
+        raise UsageError(
+            f"The model '{name}' can't be built: {reason(error)}.",
+            "Correct its arguments under [model], or the callable.",
+        ) from error
+    if not isinstance(model, nn.Module):
+        raise UsageError(
+            f"The model '{name}' is {type(model).__name__}, not a torch.nn.Module.", "Let the callable return one."
+        )
+    return model

@@ -1,0 +1,90 @@
+"""Residual networks of basic blocks, for small images: `residual_cnn`, and `resnet_cifar` as the literature has it."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from ..errors import UsageError
+from .arguments import require_positive
+
+
+def residual_cnn(channels: int, width: int, blocks: int, classes: int, stem_stride: int = 1) -> nn.Module:
+    """A small residual network for small images: a stem, two stages of `blocks` basic blocks (the second at half
+    the resolution and twice the width), the mean over height and width, and a linear head.
+
+    Takes (N, channels, H, W), gives (N, classes); `stem_stride` of 2 halves the resolution before the first stage.
+    Raises `UsageError` for numbers that are not positive.
+    """
+    require_positive(
+        "residual_cnn", channels=channels, width=width, blocks=blocks, classes=classes, stem_stride=stem_stride
+    )
+    return _ResidualCNN(channels, width, blocks, classes, stem_stride)
+
+
+def resnet_cifar(depth: int = 20, classes: int = 10, channels: int = 3) -> nn.Module:
+    """The ResNet for 32x32 images of He et al. 2015 (arXiv:1512.03385, section 4.2): 20, 32, 44, 56, 110 layers deep.
+
+    Takes (N, channels, 32, 32), gives (N, classes). Where a stage begins, a 1x1 convolution leads around the block,
+    as in the AC/DC authors' own; He et al. have no weights there. Depth 20 has 22 layers to prune.
+    Raises `UsageError` for numbers that are not positive, and for depths other than 6 n + 2.
+    """
+    require_positive("resnet_cifar", depth=depth, classes=classes, channels=channels)
+    if depth < 8 or depth % 6 != 2:
+        raise UsageError(f"resnet_cifar: depth is {depth}.", "Give depth as 6 n + 2: 20, 32, 44, 56, 110.")
+    return _ResNetCIFAR(depth, classes, channels)
+
+
+class _ResidualCNN(nn.Module):
+    def __init__(self, channels: int, width: int, blocks: int, classes: int, stem_stride: int) -> None:
+        super().__init__()
+        self.stem = _convolution(channels, width, stem_stride)
+        self.stage1 = nn.Sequential(*(_Block(width, width) for _ in range(blocks)))
+        self.down = _convolution(width, 2 * width, stride=2)
+        self.stage2 = nn.Sequential(*(_Block(2 * width, 2 * width) for _ in range(blocks)))
+        self.head = nn.Linear(2 * width, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stage2(self.down(self.stage1(self.stem(x))))
+        return self.head(x.mean((2, 3)))  # type: ignore[no-any-return]
+
+
+class _ResNetCIFAR(nn.Module):
+    def __init__(self, depth: int, classes: int, channels: int) -> None:
+        super().__init__()
+        blocks = (depth - 2) // 6
+        self.conv1 = nn.Conv2d(channels, 16, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(16)
+        self.layer1 = nn.Sequential(*(_Block(16, 16) for _ in range(blocks)))
+        self.layer2 = nn.Sequential(_Block(16, 32, stride=2), *(_Block(32, 32) for _ in range(blocks - 1)))
+        self.layer3 = nn.Sequential(_Block(32, 64, stride=2), *(_Block(64, 64) for _ in range(blocks - 1)))
+        self.fc = nn.Linear(64, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.layer3(self.layer2(self.layer1(self.bn1(self.conv1(x)).relu())))
+        return self.fc(x.mean((2, 3)))  # type: ignore[no-any-return]
+
+
+class _Block(nn.Module):
+    """Two 3x3 convolutions around which the input is led, through a 1x1 convolution where their shapes differ."""
+
+    def __init__(self, before: int, after: int, stride: int = 1) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(before, after, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(after)
+        self.conv2 = nn.Conv2d(after, after, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(after)
+        self.downsample = nn.Sequential()  # the input as it is
+        if (before, stride) != (after, 1):
+            self.downsample = nn.Sequential(nn.Conv2d(before, after, 1, stride, bias=False), nn.BatchNorm2d(after))
+
+    def forward(self, x: Tensor) -> Tensor:
+        inner: Tensor = self.bn1(self.conv1(x)).relu()
+        outer: Tensor = self.bn2(self.conv2(inner))
+        around: Tensor = self.downsample(x)
+        return (around + outer).relu()
+
+
+def _convolution(before: int, after: int, stride: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(before, after, 3, stride=stride, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU()
+    )
