@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..data import Data
+from ..data.images import Batches
 from ..errors import UsageError
 
 READ = 1024  # rows read at a time
@@ -88,12 +89,13 @@ class InMemory:
 
 
 class Streamed:
-    """Samples that are read and augmented as they are needed: `epochs` is iterated anew for each epoch."""
+    """Images that are read and augmented as they are needed, an epoch at a time."""
 
     resumable = False
 
-    def __init__(self, epochs: Iterable[tuple[Tensor, Tensor]], *, steps: int, classes: int, examples: Tensor) -> None:
-        self._epochs, self._examples, self.steps, self.classes = epochs, examples, steps, classes
+    def __init__(self, epochs: Batches) -> None:
+        self._epochs, self.steps, self.classes = epochs, epochs.steps, epochs.classes
+        self._examples = next(iter(epochs))[0]
         self._left: Iterator[tuple[Tensor, Tensor]] = iter(())
 
     def examples(self, count: int) -> dict[str, Tensor]:

@@ -19,11 +19,12 @@ from torch.optim import swa_utils
 
 from .. import data, models
 from ..config import Pipeline, ScheduleTable, Training
+from ..data import images
 from ..errors import CheckpointError, TrainingError, UsageError
 from ..pair import LayerCount, Pair
 from ..progress import SILENT, Progress
 from .acdc import ACDC, Epoch
-from .feeds import Feed, InMemory
+from .feeds import Feed, InMemory, Streamed
 from .pattern import Pattern, of_kind
 from .schedule import Schedule
 from .to_onnx import REFERENCE_ROWS
@@ -56,7 +57,7 @@ def train(pipeline: Pipeline, out: str | Path, progress: Progress = SILENT, *, a
         checkpoint.unlink(missing_ok=True)
     with torch.random.fork_rng():
         torch.manual_seed(pipeline.seed)
-        feed = InMemory(data.load(pipeline.data.train), settings.batch_size, settings.shift)
+        feed = _feed(pipeline)
         try:
             acdc = _train(pipeline, schedule, feed, progress, checkpoint)
             pair = _save(acdc, out, pipeline, feed)
@@ -91,10 +92,20 @@ def rehearse(pipeline: Pipeline, progress: Progress = SILENT) -> Rehearsal:
     steps: list[tuple[str, float]] = []
     with torch.random.fork_rng(), tempfile.TemporaryDirectory() as folder:
         torch.manual_seed(pipeline.seed)
-        feed = InMemory(data.load(pipeline.data.train), size, settings.shift)
+        feed = _feed(pipeline, rehearsed=size)
         acdc = _train(pipeline, short, feed, progress, None, steps)
         layers = _save(acdc, Path(folder) / "pair", pipeline, feed).record.pattern.layers
     return Rehearsal(tuple(steps), size, layers, acdc.left_dense)
+
+
+def _feed(pipeline: Pipeline, rehearsed: int | None = None) -> Feed:
+    """The pipeline's training data. A rehearsal takes so many samples a step, and noise in place of image files."""
+    spec, settings = pipeline.data.train, pipeline.training
+    if spec.partition(":")[0] not in images.KINDS:
+        return InMemory(data.load(spec), rehearsed or settings.batch_size, settings.shift)
+    if rehearsed:
+        return Streamed(images.generated(spec, rehearsed))
+    return Streamed(images.augmented(spec, settings.batch_size, settings.workers))
 
 
 def schedule_of(table: ScheduleTable) -> Schedule:
