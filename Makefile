@@ -13,8 +13,9 @@ ACCEPT := ACDC_EXPORT_ACCEPT_LICENSE=deepsparse
 demo: $(VENV)/installed
 	$(ACCEPT) $(BIN)/acdc-export --target cpu
 
+# Two at a time, a thread each: pools of two threads would wait for each other on two cores.
 test: lint types
-	$(ACCEPT) $(BIN)/pytest --numprocesses 2 --dist loadfile --durations 10 -m 'not alone'
+	$(ACCEPT) OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile --durations 10 -m 'not alone'
 	$(ACCEPT) $(BIN)/pytest -m alone
 
 lint: $(VENV)/installed-dev

@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from time import perf_counter
@@ -82,11 +82,15 @@ class Rehearsal:
 def rehearse(pipeline: Pipeline, progress: Progress = SILENT) -> Rehearsal:
     """Take one step in each phase of a pipeline, and export what comes of it into a folder that is removed again.
 
+    Every layer gets the pattern's share by itself: before a network is trained, its layers' magnitudes say no more than
+    how they were initialised, and ranked together some would lose all of their weights.
+
     Raises what `train` would raise of model, schedule, pattern and export.
     """
     schedule = schedule_of(pipeline.schedule)
     settings = pipeline.training
     _check_length(settings, schedule)
+    pipeline = replace(pipeline, pattern=replace(pipeline.pattern, scope="uniform"))
     short = Schedule.of([1] * len(schedule.phases), "step")
     size = min(_REHEARSED, settings.batch_size)
     steps: list[tuple[str, float]] = []

@@ -4,7 +4,7 @@ from torch import nn
 
 from acdc_export.errors import UsageError
 from acdc_export.models import build
-from acdc_export.training.pattern import PRUNABLE
+from acdc_export.training.layers import PRUNABLE
 
 RESIDUAL_CNN = {"channels": 1, "width": 8, "blocks": 2, "classes": 10}
 

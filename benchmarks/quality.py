@@ -1,0 +1,194 @@
+"""What accuracy AC/DC leaves, beside what one would do instead: glyphs, at 90 and 98 % unstructured and 90 % block-4.
+
+    python -m benchmarks.quality --minutes 60      go on with the runs, for about an hour
+    python -m benchmarks.quality                   the tables of what is there
+
+    dense                the network trained densely, and nothing else
+    AC/DC sparse, twin   both halves of one run
+    gradual              magnitude pruning by Zhu and Gupta's cubic schedule (2017), from the third epoch to the 11th
+    one-shot             trained densely for 11 epochs, pruned once, and fine-tuned for 5
+
+All take 16 epochs with the same optimizer, batches and rates. Then gradual and one-shot once more for as many epochs as
+make their training FLOPs, as the paper counts them, those of AC/DC's sparse half. Every run adds a line to
+quality.jsonl; so they can be interrupted, and go on later.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from acdc_export import config, data, models
+from acdc_export.pair import Half
+from acdc_export.progress import Terminal
+from acdc_export.training import ACDC, Schedule, flops, loop
+from acdc_export.training.enforcement import Enforcement
+
+RUNS = Path(__file__).parent / "quality.jsonl"
+PIPELINES = ("glyphs-90", "glyphs-98", "glyphs-block4")
+SEEDS = (0, 1, 2)
+RAMP = (2 / 16, 11 / 16)  # of a gradual run, in which its sparsity rises
+DENSE = 11 / 16  # of a one-shot run, before it is pruned
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=0.0, help="how long to go on with runs")
+    end = time.monotonic() + 60 * parser.parse_args().minutes
+    for seed in SEEDS:
+        for method, pipeline in _methods():
+            if time.monotonic() > end:
+                break
+            if (method, pipeline, seed) not in {(run["method"], run["pipeline"], run["seed"]) for run in read()}:
+                start = time.monotonic()
+                found = run(method, pipeline, seed)
+                found |= {"method": method, "pipeline": pipeline, "seed": seed, "seconds": time.monotonic() - start}
+                with RUNS.open("a") as file:
+                    file.write(json.dumps(found) + "\n")
+    print_table()
+
+
+def _methods() -> list[tuple[str, str]]:
+    methods = ("acdc", "gradual", "one-shot", "gradual, equal FLOPs", "one-shot, equal FLOPs")
+    return [("dense", PIPELINES[0]), *((method, pipeline) for pipeline in PIPELINES for method in methods)]
+
+
+def run(method: str, name: str, seed: int) -> dict[str, Any]:
+    """Train by a method; the accuracies on the test split, 0 to 1, the epochs, and the training FLOPs a sample."""
+    pipeline = config.load_pipeline(name)
+    epochs = loop.schedule_of(pipeline.schedule).length
+    if method.endswith("equal FLOPs"):
+        method = method.partition(",")[0]
+        epochs = _equal(method, name)
+    torch.manual_seed(seed)
+    training = _Run(pipeline, epochs)
+    with Terminal().task(f"{method}, {name}, seed {seed}", epochs) as advance:
+        found = {"dense": training.dense, "acdc": training.acdc, "gradual": training.gradual}.get(
+            method, training.one_shot
+        )(advance)
+    return {**found, "epochs": epochs}
+
+
+class _Run:
+    """One training run, by the pipelines' own trainer."""
+
+    def __init__(self, pipeline: config.Pipeline, epochs: int) -> None:
+        settings = pipeline.training
+        self.pipeline, self.epochs = pipeline, epochs
+        self.feed = loop._feed(pipeline)
+        self.model = models.build(pipeline.model.name, pipeline.model.arguments)
+        self.optimizer = torch.optim.SGD(
+            self.model.parameters(), settings.learning_rate, settings.momentum, weight_decay=settings.weight_decay
+        )
+        self.rates = torch.optim.lr_scheduler.LambdaLR(
+            self.optimizer, lambda epoch: loop._rate(settings, epochs, epoch)
+        )
+        scaler = torch.amp.GradScaler("cpu", enabled=False)
+        self.trainer = loop._Trainer(self.model, self.optimizer, scaler, None, self.feed, settings)
+        self.pattern = loop.pattern_of(pipeline)
+        self.flops = flops.count(self.model, [*self.feed.examples(1).values()])
+
+    def epoch(self, advance: Any) -> None:
+        self.trainer.steps(self.feed.steps)
+        self.rates.step()
+        advance()
+
+    def dense(self, advance: Any) -> dict[str, Any]:
+        for _ in range(self.epochs):
+            self.epoch(advance)
+        return {"dense": accuracy(self.model), "flops": 3 * self.epochs * self.flops.total({})}
+
+    def acdc(self, advance: Any) -> dict[str, Any]:
+        return self._alternating(loop.schedule_of(self.pipeline.schedule), ("sparse", "dense"), advance)
+
+    def one_shot(self, advance: Any) -> dict[str, Any]:
+        dense = round(DENSE * self.epochs)
+        return self._alternating(Schedule.of([dense, self.epochs - dense]), ("sparse",), advance)
+
+    def gradual(self, advance: Any) -> dict[str, Any]:
+        held = Enforcement(self.pattern.cover(self.model).weights, self.optimizer)
+        spent = 0.0
+        for epoch in range(self.epochs):
+            if sparsity := _cubic(epoch / self.epochs, self.pattern.sparsity):
+                masks = replace(self.pattern, sparsity=sparsity).masks(held.weights)  # type: ignore[type-var]
+                held.hold({name: ~mask for name, mask in masks.items()})
+            self.epoch(advance)
+            spent += 3 * self.flops.total({name: int(weight.count_nonzero()) for name, weight in held.weights.items()})
+        held.detach()
+        return {"sparse": accuracy(self.model), "flops": spent}
+
+    def _alternating(self, schedule: Schedule, halves: tuple[Half, ...], advance: Any) -> dict[str, Any]:
+        acdc = ACDC(self.model, self.optimizer, self.rates, schedule=schedule, pattern=self.pattern, also=[self.feed])
+        for epoch in acdc.epochs():
+            if epoch.half not in halves:
+                break
+            self.epoch(advance)
+        acdc.detach()
+        cost = flops.cost(self.flops, acdc.phases)
+        found = {"flops": cost.training_sparse, "twin flops": cost.training_dense}
+        for half in halves:
+            self.model.load_state_dict(acdc._states[half])
+            found["sparse" if half == "sparse" else "twin"] = accuracy(self.model)
+        return found
+
+
+def _cubic(done: float, final: float) -> float:
+    """Zhu and Gupta's sparsity when this share of a run is done."""
+    start, end = RAMP
+    if done < start:
+        return 0.0
+    return final * (1 - max(0.0, 1 - (done - start) / (end - start)) ** 3)
+
+
+def _equal(method: str, name: str) -> int:
+    """How many epochs cost what AC/DC's sparse half does, by the FLOPs of the run of 16."""
+    runs = {(run["method"], run["pipeline"]): run for run in read()}
+    ours, theirs = runs["acdc", name], runs[method, name]
+    return max(3, round(theirs["epochs"] * ours["flops"] / theirs["flops"]))
+
+
+@torch.no_grad()
+def accuracy(model: nn.Module) -> float:
+    """The share of the test split's labels that the network gives."""
+    model.eval()
+    right = count = 0
+    for x, y in data.load("glyphs:test").batches(500):
+        assert not isinstance(x, dict)
+        right += int((model(torch.from_numpy(x)).argmax(1) == torch.from_numpy(y)).sum())
+        count += len(y)
+    return right / count
+
+
+def read() -> list[dict[str, Any]]:
+    return [json.loads(line) for line in RUNS.read_text().splitlines()] if RUNS.exists() else []
+
+
+def print_table() -> None:
+    """Mean and standard deviation over seeds, by pipeline and method."""
+    runs = read()
+    print(f"{'test accuracy, %':<40}{'mean':>8}{'spread':>8}{'seeds':>7}{'epochs':>8}{'FLOPs':>10}")
+    for pipeline in PIPELINES:
+        print(pipeline)
+        for method, _ in [("dense", ""), *((method, "") for method, name in _methods()[1:] if name == pipeline)]:
+            chosen = [one for one in runs if one["method"] == method and one["pipeline"] in (pipeline, PIPELINES[0])]
+            chosen = [one for one in chosen if method == "dense" or one["pipeline"] == pipeline]
+            for half in ("sparse", "twin", "dense"):
+                values = [100 * one[half] for one in chosen if half in one]
+                if values:
+                    spread = np.std(values, ddof=1) if len(values) > 1 else float("nan")
+                    spent = np.mean([one["twin flops" if half == "twin" else "flops"] for one in chosen])
+                    epochs = chosen[0]["epochs"]
+                    title = f"  {'AC/DC' if method == 'acdc' else method} {half if method == 'acdc' else ''}"
+                    print(f"{title:<40}{np.mean(values):8.2f}{spread:8.2f}{len(values):7}{epochs:8}{spent:10.3g}")
+
+
+if __name__ == "__main__":
+    main()
