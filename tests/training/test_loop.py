@@ -235,6 +235,15 @@ def test_a_rehearsal_takes_a_step_in_each_phase_and_leaves_nothing(pipeline, tmp
 
 
 @pytest.mark.train
+def test_a_rehearsal_needs_no_images_where_the_pipeline_reads_them_from_files(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where there is no data set
+    found = rehearse(load_pipeline("resnet20-cifar10-90"))
+    assert [kind for kind, _ in found.steps] == [*["dense", "sparse"] * 5, "twin"]
+    assert len(found.layers) == 22
+    assert all(0.9 <= layer.zeros / layer.total < 0.901 for layer in found.layers.values() if layer.total > 1000)
+
+
+@pytest.mark.train
 def test_the_example_of_a_loop_of_ones_own_runs(tmp_path, capsys):
     example = runpy.run_path(str(ROOT / "examples" / "own_loop.py"))
     pair = example["main"](str(tmp_path / "mine"))
