@@ -1,5 +1,6 @@
 # make demo    trains a pair, puts its sparse half into DeepSparse and judges it there (about three minutes, first time)
 # make test    lint, types, tests with the real runtimes
+# make test-extended   the slow tests
 # make gate    the latency gate on ourselves: a bundle against itself passes, against a seeded slowdown it fails
 # make bench   speed, as ratios: JSON in benchmarks/results, and a table
 PYTHON ?= python3
@@ -8,15 +9,18 @@ BIN := $(VENV)/bin
 # DeepSparse may be used for evaluation only; whoever runs these commands accepts that license.
 ACCEPT := ACDC_EXPORT_ACCEPT_LICENSE=deepsparse
 
-.PHONY: demo test lint types gate bench clean
+.PHONY: demo test test-extended lint types gate bench clean
 
 demo: $(VENV)/installed
 	$(ACCEPT) $(BIN)/acdc-export --target cpu
 
 # Two at a time, a thread each: pools of two threads would wait for each other on two cores.
 test: lint types
-	$(ACCEPT) OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile --durations 10 -m 'not alone'
+	$(ACCEPT) OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile --durations 10 -m 'not alone and not slow'
 	$(ACCEPT) $(BIN)/pytest -m alone
+
+test-extended: $(VENV)/installed-dev
+	$(ACCEPT) OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile --durations 10 -m 'slow and not alone'
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

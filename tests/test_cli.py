@@ -271,6 +271,7 @@ def test_verify_of_nothing(tmp_path: Path) -> None:
     mistake(2, "There is no bundle at", "verify", tmp_path / "nowhere")
 
 
+@pytest.mark.slow
 def test_a_place_that_is_taken_is_told_before_anything_is_trained(tmp_path: Path) -> None:
     (tmp_path / "runs" / "digits").mkdir(parents=True)
     (tmp_path / "runs" / "digits" / "thesis.tex").write_text("years of work")
@@ -285,6 +286,7 @@ def test_a_place_that_is_taken_is_told_before_anything_is_trained(tmp_path: Path
 
 
 @pytest.mark.train
+@pytest.mark.slow
 def test_a_dry_run_takes_a_step_in_each_phase_and_keeps_nothing(tmp_path: Path) -> None:
     done = run("train", "digits", "--dry-run", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

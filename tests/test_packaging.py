@@ -14,7 +14,7 @@ import pytest
 import acdc_export
 from acdc_export import resources
 
-pytestmark = pytest.mark.packaging
+pytestmark = [pytest.mark.packaging, pytest.mark.slow]
 
 ROOT = Path(acdc_export.__file__).parents[1]
 

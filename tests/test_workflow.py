@@ -306,6 +306,7 @@ def test_an_interrupt_loses_nothing(going: subprocess.Popen[str], tmp_path: Path
     assert going.returncode == 130
 
 
+@pytest.mark.slow
 def test_an_engine_killed_midway_is_not_measured(pair: Pair, labelled: Path, tmp_path: Path) -> None:
     """What was measured until then is kept, and is no evidence."""
     target = quick_target(tmp_path / "targets" / "slow", "onnxruntime", ("budget = 5", "budget = 16"))
@@ -361,21 +362,32 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def first_run(small: Path) -> subprocess.CompletedProcess[str]:
+    """That pipeline, run for the first time."""
+    return run("run", "small.toml", "--json", "--budget", 4, cwd=small)
+
+
 @pytest.mark.train
-def test_a_pipeline_from_training_to_verdict_and_the_pair_reused(small: Path) -> None:
-    done = run("run", "small.toml", "--json", "--budget", 4, cwd=small)
-    (report,) = json.loads(done.stdout)  # whatever the user's own code prints
-    assert "read" in done.stderr
+def test_a_pipeline_from_training_to_verdict(small: Path, first_run: subprocess.CompletedProcess[str]) -> None:
+    (report,) = json.loads(first_run.stdout)  # whatever the user's own code prints
+    assert "read" in first_run.stderr
     assert report["pair"]["name"] == "small"
     assert report["accuracy"]["samples"] == 898
     assert report["measured"]["sparsity"]["value"] >= 0.9
     assert {gate["gate"] for gate in report["gates"]} == {
         "sparsity >= 0.9", "accuracy.drop <= 2.0", "speedup >= 0.01", "parity <= 0.001",
     }  # fmt: skip
-    assert done.returncode == report["exit_code"]
+    assert first_run.returncode == report["exit_code"]
     pair = Pair.load(small / "runs" / "small")
     assert pair.record.pipeline == (small / "small.toml").read_text()
 
+
+@pytest.mark.train
+@pytest.mark.slow
+@pytest.mark.usefixtures("first_run")
+def test_the_pair_of_a_pipeline_is_reused_while_it_is_its_own(small: Path) -> None:
+    pair = Pair.load(small / "runs" / "small")
     again = run("run", "small.toml", "--budget", 4, cwd=small)
     assert "Reusing the pair runs/small" in again.stderr
     assert Pair.load(small / "runs" / "small").record == pair.record
@@ -393,6 +405,7 @@ def test_a_pipeline_from_training_to_verdict_and_the_pair_reused(small: Path) ->
 
 
 @pytest.mark.train
+@pytest.mark.slow
 def test_an_interrupted_training_leaves_nothing_but_where_it_was(tmp_path: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "acdc_export", "train", "digits"], cwd=tmp_path, stderr=subprocess.PIPE, text=True

@@ -332,6 +332,7 @@ def test_interrupted_or_killed(
 class TestLocked:
     """The versions that a bundle has locked, which today's requirements may no longer lead to."""
 
+    @pytest.mark.slow
     def test_just_these(self, make_target: Make, monkeypatch: pytest.MonkeyPatch) -> None:
         target = make_target(requirements="--no-index\n./speck-1.0-py3-none-any.whl\n")
         make_wheel(target.folder)

@@ -173,6 +173,7 @@ def test_a_run_has_to_be_as_long_as_its_schedule(pipeline, tmp_path):
 
 
 @pytest.mark.train
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [4, 11])
 def test_an_interrupted_run_goes_on_and_ends_with_the_same_pair(pipeline, tmp_path, stop):
     """With everything that has a state: shifts, clipping, a running average, batch norms estimated anew."""
@@ -216,6 +217,7 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_pair(pipeline, tmp_pa
     assert not (tmp_path / "again.checkpoint").exists()
 
 
+@pytest.mark.slow
 def test_batch_norms_estimated_anew_are_those_of_the_weights_that_are_kept(pipeline, tmp_path):
     settings = replace(pipeline.training, reestimate_batch_norm=True, shift=0)
     train(replace(pipeline, training=settings), tmp_path / "pair")
@@ -235,6 +237,7 @@ def test_a_rehearsal_takes_a_step_in_each_phase_and_leaves_nothing(pipeline, tmp
 
 
 @pytest.mark.train
+@pytest.mark.slow
 def test_a_rehearsal_needs_no_images_where_the_pipeline_reads_them_from_files(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # where there is no data set
     found = rehearse(load_pipeline("resnet20-cifar10-90"))
@@ -244,6 +247,7 @@ def test_a_rehearsal_needs_no_images_where_the_pipeline_reads_them_from_files(tm
 
 
 @pytest.mark.train
+@pytest.mark.slow
 def test_the_example_of_a_loop_of_ones_own_runs(tmp_path, capsys):
     example = runpy.run_path(str(ROOT / "examples" / "own_loop.py"))
     pair = example["main"](str(tmp_path / "mine"))
