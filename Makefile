@@ -1,6 +1,6 @@
 # make demo    trains a pair, puts its sparse half into DeepSparse and judges it there (about three minutes, first time)
 # make test    lint, types, tests with the real runtimes
-# make test-extended   the slow tests
+# make test-extended   the slow tests, and those beside packages that `make test` does without
 # make gate    the latency gate on ourselves: a bundle against itself passes, against a seeded slowdown it fails
 # make bench   speed, as ratios: JSON in benchmarks/results, and a table
 PYTHON ?= python3
@@ -19,8 +19,11 @@ test: lint types
 	$(ACCEPT) OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile --durations 10 -m 'not alone and not slow'
 	$(ACCEPT) $(BIN)/pytest -m alone
 
-test-extended: $(VENV)/installed-dev
+# Tests that need more than requirements-dev.txt are skipped above. They have a marker, and run in an environment of
+# their own: .venv-NAME, made from requirements-NAME.txt.
+test-extended: $(VENV)/installed-dev .venv-extended/installed
 	$(ACCEPT) OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile --durations 10 -m 'slow and not alone'
+	.venv-extended/bin/pytest --durations 10 -m frameworks
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
@@ -53,5 +56,12 @@ $(VENV)/installed-dev: $(VENV)/installed requirements-dev.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	touch $@
 
+.venv-%/installed: requirements-%.txt requirements.txt requirements-dev.txt pyproject.toml
+	test -x .venv-$*/bin/python || $(PYTHON) -m venv .venv-$*
+	.venv-$*/bin/pip install --quiet --disable-pip-version-check --no-compile \
+		-r requirements.txt -r requirements-dev.txt -r requirements-$*.txt
+	.venv-$*/bin/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	touch $@
+
 clean:
-	rm -rf $(VENV) build checks dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-* build checks dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
