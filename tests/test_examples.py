@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import runpy
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
@@ -253,3 +254,48 @@ def test_transformers_is_refused_what_makes_no_pair(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="ends with the weights of its last one"):
         train(tmp_path, load_best_model_at_end=True, **saving)
     assert not (tmp_path / "pair").exists()
+
+
+# -------------------------------------------------------------------------------------------------- sparse regression
+
+
+def rows(text: str) -> dict[str, dict[str, list[float]]]:
+    """The tables that the example prints, by title and method: found (percent), its spread, distance, its spread."""
+    found: dict[str, dict[str, list[float]]] = {}
+    for line in text.splitlines():
+        if re.match(r"\d+ samples, ", line):
+            found[line] = {}
+        elif numbers := re.search(r"(\d+)% ± +(\d+)% +([\d.]+) ± ([\d.]+)$", line):
+            found[list(found)[-1]][line[:32].strip()] = [float(number) for number in numbers.groups()]
+    return found
+
+
+def test_sparse_regression_on_two_seeds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = example("sparse_regression")
+    runs = found["measure"](100, 0.7, 2)
+    assert {len(curve) for run in runs.values() for curve in run.distances} == {200}
+    assert max(runs["AC/DC"].distance) < min(runs["iterative hard thresholding"].distance)
+    assert min(runs["AC/DC"].found) >= 0.9
+    if find_spec("matplotlib"):
+        found["draw"]({"one": runs, "two": runs}, str(tmp_path / "new" / "picture.svg"))
+        assert "<svg" in (tmp_path / "new" / "picture.svg").read_text()
+
+
+@pytest.mark.slow
+def test_sparse_regression_comes_out_as_it_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    example("sparse_regression")["main"](None)
+    measured = rows(capsys.readouterr().out)
+    told = rows((ROOT / "docs" / "training.md").read_text())
+    assert [(title, *table) for title, table in told.items()] == [(title, *table) for title, table in measured.items()]
+    for title, table in measured.items():  # another processor sums in another order
+        for method, numbers in table.items():
+            np.testing.assert_allclose(numbers[:2], told[title][method][:2], atol=4, err_msg=f"{title}: {method}")
+            np.testing.assert_allclose(numbers[2:], told[title][method][2:], atol=0.05, err_msg=f"{title}: {method}")
+
+    few, many, white = measured.values()
+    (acdc, thresholding, pruned, trained) = ([*few][index] for index in range(4))
+    assert few[acdc][0] > few[trained][0] > few[thresholding][0]
+    assert few[acdc][2] < few[trained][2] < min(few[thresholding][2], few[pruned][2])
+    assert many[thresholding][0] < many[acdc][0] < min(many[pruned][0], many[trained][0])  # where AC/DC doesn't win
+    assert many[trained][2] < many[pruned][2] < many[acdc][2] < many[thresholding][2]
+    assert all(numbers[0] == 100 for numbers in white.values())
