@@ -21,9 +21,10 @@ test: lint types
 
 # Tests that need more than requirements-dev.txt are skipped above. They have a marker, and run in an environment of
 # their own: .venv-NAME, made from requirements-NAME.txt.
-test-extended: $(VENV)/installed-dev .venv-extended/installed
+test-extended: $(VENV)/installed-dev .venv-frameworks/installed .venv-vision/installed
 	$(ACCEPT) OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile --durations 10 -m 'slow and not alone'
-	.venv-extended/bin/pytest --durations 10 -m frameworks
+	.venv-frameworks/bin/pytest --durations 10 -m frameworks
+	.venv-vision/bin/pytest --durations 10 -m vision
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
@@ -58,8 +59,8 @@ $(VENV)/installed-dev: $(VENV)/installed requirements-dev.txt
 
 .venv-%/installed: requirements-%.txt requirements.txt requirements-dev.txt pyproject.toml
 	test -x .venv-$*/bin/python || $(PYTHON) -m venv .venv-$*
-	.venv-$*/bin/pip install --quiet --disable-pip-version-check --no-compile \
-		-r requirements.txt -r requirements-dev.txt -r requirements-$*.txt
+	.venv-$*/bin/pip install --quiet --disable-pip-version-check --no-compile -r requirements.txt -r requirements-dev.txt
+	.venv-$*/bin/pip install --quiet --disable-pip-version-check --no-compile -r requirements-$*.txt  # may replace some
 	.venv-$*/bin/pip install --quiet --disable-pip-version-check --no-deps --editable .
 	touch $@
 

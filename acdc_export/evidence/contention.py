@@ -7,7 +7,8 @@ clearly below that of its arm, and in which a thread had to leave its core, was 
 out: for all arms, so that none is favoured.
 
 What an arm does to itself has to count. So nothing is left out where one arm is hit far more often than another, for
-the time that they had: that is no third party's doing.
+the time that they had: a third party that comes and goes would hit both. (One that stays on a core for good may do so
+too, by where it puts an arm's threads at each launch. Then as well no median of what is left would be fair.)
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class Contention:
     disturbed: float  # share of the rounds, 0 to 1
     left_out: bool
     launches: int = 0  # that were left out as a whole, since too few of their rounds were undisturbed
-    uneven: str | None = None  # the arm that was hit far more often than another, which is its own doing
+    uneven: str | None = None  # the arm that was hit far more often than another, by itself perhaps
 
 
 def find(launches: Sequence[Mapping[str, Sequence[Turn]]], fewest: int) -> tuple[Contention, list[NDArray[np.bool_]]]:

@@ -42,8 +42,8 @@ class Steadiness:
             found.append(f"the clock jumped in {self.jumps} of the launches, which were left out.")
         if self.contention.uneven:
             found.append(
-                f"'{self.contention.uneven}' lost processor time far more often than what it took turns with, which is "
-                "its own doing: no rounds were left out."
+                f"'{self.contention.uneven}' lost processor time far more often than what it took turns with. It may "
+                "have done so to itself, so no rounds were left out."
             )
         elif self.contention.disturbed > DISTURBED or self.contention.launches:
             whole = f", {self.contention.launches} whole launches among them" if self.contention.launches else ""

@@ -8,17 +8,18 @@ from ..errors import UsageError
 from .arguments import require_positive
 
 
-def residual_cnn(channels: int, width: int, blocks: int, classes: int, stem_stride: int = 1) -> nn.Module:
-    """A small residual network for small images: a stem, two stages of `blocks` basic blocks (the second at half
-    the resolution and twice the width), the mean over height and width, and a linear head.
+def residual_cnn(
+    channels: int, width: int, blocks: int, classes: int, stem_stride: int = 1, stages: int = 2
+) -> nn.Module:
+    """A small residual network for small images: a stem, stages of `blocks` basic blocks (each at half the resolution
+    and twice the width of the one before), the mean over height and width, and a linear head.
 
     Takes (N, channels, H, W), gives (N, classes); `stem_stride` of 2 halves the resolution before the first stage.
     Raises `UsageError` for numbers that are not positive.
     """
-    require_positive(
-        "residual_cnn", channels=channels, width=width, blocks=blocks, classes=classes, stem_stride=stem_stride
-    )
-    return _ResidualCNN(channels, width, blocks, classes, stem_stride)
+    numbers = {"channels": channels, "width": width, "blocks": blocks, "classes": classes}
+    require_positive("residual_cnn", **numbers, stem_stride=stem_stride, stages=stages)
+    return _ResidualCNN(channels, width, blocks, classes, stem_stride, stages)
 
 
 def resnet_cifar(depth: int = 20, classes: int = 10, channels: int = 3) -> nn.Module:
@@ -35,17 +36,19 @@ def resnet_cifar(depth: int = 20, classes: int = 10, channels: int = 3) -> nn.Mo
 
 
 class _ResidualCNN(nn.Module):
-    def __init__(self, channels: int, width: int, blocks: int, classes: int, stem_stride: int) -> None:
+    def __init__(self, channels: int, width: int, blocks: int, classes: int, stem_stride: int, stages: int) -> None:
         super().__init__()
         self.stem = _convolution(channels, width, stem_stride)
-        self.stage1 = nn.Sequential(*(_Block(width, width) for _ in range(blocks)))
-        self.down = _convolution(width, 2 * width, stride=2)
-        self.stage2 = nn.Sequential(*(_Block(2 * width, 2 * width) for _ in range(blocks)))
-        self.head = nn.Linear(2 * width, classes)
+        self.body = nn.Sequential()
+        for stage in range(1, stages + 1):
+            if stage > 1:
+                self.body.add_module(f"down{stage}", _convolution(width, 2 * width, stride=2))
+                width *= 2
+            self.body.add_module(f"stage{stage}", nn.Sequential(*(_Block(width, width) for _ in range(blocks))))
+        self.head = nn.Linear(width, classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.stage2(self.down(self.stage1(self.stem(x))))
-        return self.head(x.mean((2, 3)))  # type: ignore[no-any-return]
+        return self.head(self.body(self.stem(x)).mean((2, 3)))  # type: ignore[no-any-return]
 
 
 class _ResNetCIFAR(nn.Module):

@@ -46,8 +46,8 @@ P50 = 0.01  # milliseconds, a hundred readings of the clock
         ),
         (
             {"contention": Contention(0.1, left_out=False, uneven="new")},
-            "'new' lost processor time far more often than what it took turns with, which is its own doing: no rounds "
-            "were left out.",
+            "'new' lost processor time far more often than what it took turns with. It may have done so to itself, so "
+            "no rounds were left out.",
         ),
     ],
 )

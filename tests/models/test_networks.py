@@ -12,7 +12,7 @@ RESIDUAL_CNN = {"channels": 1, "width": 8, "blocks": 2, "classes": 10}
 def test_residual_cnn_halves_the_resolution_once():
     model = build("residual_cnn", RESIDUAL_CNN).eval()
     seen = []
-    model.stage2.register_forward_hook(lambda module, inputs, output: seen.append(tuple(output.shape)))
+    model.body.stage2.register_forward_hook(lambda module, inputs, output: seen.append(tuple(output.shape)))
     assert model(torch.zeros(3, 1, 8, 8)).shape == (3, 10)
     assert seen == [(3, 16, 4, 4)]
     convolutions = [name for name, module in model.named_modules() if isinstance(module, nn.Conv2d)]
@@ -22,19 +22,20 @@ def test_residual_cnn_halves_the_resolution_once():
 
 def test_a_residual_block_leads_its_input_around():
     model = build("residual_cnn", RESIDUAL_CNN).eval()
-    block = model.stage1[0]
+    block = model.body.stage1[0]
     nn.init.zeros_(block.conv2.weight)
     x = torch.rand(2, 8, 4, 4)
     torch.testing.assert_close(block(x), x)
 
 
-def test_residual_cnn_halves_it_twice_by_its_stem():
-    model = build("residual_cnn", {**RESIDUAL_CNN, "stem_stride": 2}).eval()
+def test_residual_cnn_halves_it_by_its_stem_and_between_stages():
+    model = build("residual_cnn", {**RESIDUAL_CNN, "stem_stride": 2, "stages": 3}).eval()
     seen = []
-    model.stage1.register_forward_hook(lambda module, inputs, output: seen.append(tuple(output.shape)))
-    model.stage2.register_forward_hook(lambda module, inputs, output: seen.append(tuple(output.shape)))
+    for name, module in model.body.named_children():
+        if name.startswith("stage"):
+            module.register_forward_hook(lambda module, inputs, output: seen.append(tuple(output.shape)))
     assert model(torch.zeros(3, 1, 24, 24)).shape == (3, 10)
-    assert seen == [(3, 8, 12, 12), (3, 16, 6, 6)]
+    assert seen == [(3, 8, 12, 12), (3, 16, 6, 6), (3, 32, 3, 3)]
 
 
 def test_wide_resnet_drops_out_in_training_alone():

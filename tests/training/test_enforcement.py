@@ -1,5 +1,7 @@
 """Surviving weights move exactly as an optimizer over them alone would move them."""
 
+import shutil
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -144,10 +146,24 @@ def test_a_running_average_is_sparse_too_and_is_what_the_pair_holds(tmp_path):
 
 
 @pytest.mark.train
-def test_compiled_models_are_masked_too():
+@pytest.mark.parametrize(
+    "backend",
+    [
+        "aot_eager",
+        pytest.param(
+            "inductor",
+            marks=[
+                pytest.mark.slow,
+                pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a compiler"),
+                pytest.mark.filterwarnings("default"),
+            ],
+        ),
+    ],
+)
+def test_compiled_models_are_masked_too(backend):
     torch.compiler.reset()
     model = network()
-    compiled = torch.compile(model, backend="aot_eager")
+    compiled = torch.compile(model, backend=backend)
     optimizer = OPTIMIZERS["sgd"](compiled.parameters())
     acdc = ACDC(compiled, optimizer, schedule=SCHEDULE, pattern=Unstructured(0.7))
     plain = network()
