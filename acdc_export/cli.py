@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .errors import AcdcExportError, UsageError
+from .errors import AcdcExportError, ConfigError, RuntimeUnavailable, UsageError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -495,11 +495,20 @@ def pipelines_copy(name: str, to: Path) -> None:
 
 @pipelines_app.command("check")
 def pipelines_check(name: str) -> None:
-    """Check a pipeline's file without training anything."""
+    """Check a pipeline's file, and build its network, without reading data or training anything."""
     with _guard():
+        from . import training
         from .config import load_pipeline
 
-        typer.echo(f"{load_pipeline(name).name}: no mistakes found.")
+        pipeline = load_pipeline(name)
+        try:
+            found = training.problems(pipeline)
+        except RuntimeUnavailable as error:
+            typer.echo(f"{pipeline.name}: no mistakes found in the file.\nIts network was not built. {error}")
+            return
+        if found:
+            raise ConfigError(name, found)
+        typer.echo(f"{pipeline.name}: no mistakes found.")
 
 
 @contextmanager

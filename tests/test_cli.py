@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import termios
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -100,6 +101,31 @@ def test_all_mistakes_of_a_pipeline(tmp_path: Path) -> None:
     said = mistake(2, "mine.toml: 2 mistakes", "pipelines", "check", tmp_path / "mine.toml")
     assert "training.momentun: unknown key (did you mean 'momentum'?)" in said
     assert "schedule.warmup" in said
+
+
+def test_all_that_a_pipeline_means_and_there_is_not(tmp_path: Path) -> None:
+    text = resources.find("pipelines", "digits").read_text()
+    for right, wrong in (
+        ('"digits:train"', '"digits:trian"'),
+        ("width", "wide"),
+        ("[training]", "[training]\nepochs = 3"),
+    ):
+        assert right in text
+        text = text.replace(right, wrong)
+    (tmp_path / "mine.toml").write_text(text)
+    said = mistake(2, "mine.toml: 3 mistakes", "pipelines", "check", tmp_path / "mine.toml")
+    assert "data.train: 'digits:trian' names no part of digits (did you mean 'train'?)" in said
+    assert "training.epochs: The schedule takes" in said
+    assert "model: The model 'residual_cnn' can't be built: 'wide' is unknown (did you mean 'width'?)" in said
+
+
+@pytest.mark.skipif(find_spec("torchvision") is not None, reason="torchvision is installed")
+def test_a_pipeline_whose_network_can_not_be_built_here(tmp_path: Path) -> None:
+    done = run("pipelines", "check", "resnet50-imagenet-90")
+    assert done.returncode == 0
+    assert "no mistakes found in the file.\nIts network was not built. torchvision is not installed" in done.stdout
+    said = mistake(3, "torchvision is not installed", "train", "resnet50-imagenet-90", "--dry-run", cwd=tmp_path)
+    assert "pip install 'acdc-export[vision]'" in said
 
 
 def test_a_missing_pair(tmp_path: Path) -> None:

@@ -103,27 +103,37 @@ def load(spec: str, *, trusted: bool = True) -> Data:
         UsageError: an unknown name, a missing or unsound file, a factory that can't be had.
         RuntimeUnavailable: the package that a built-in data set comes with is missing.
     """
+    recognise(spec)
     if spec.endswith(".npz"):
         return _from_arrays(spec, _read_npz(Path(spec), spec))
-    name, colon, part = spec.partition(":")
+    name, _, part = spec.partition(":")
     if name in BUILT_IN:
-        parts = BUILT_IN[name]
-        if part not in parts:
-            raise UsageError(
-                f"'{spec}' names no part of {name}{nearest(part, list(parts))}.",
-                f"Its parts are {', '.join(f'{name}:{known}' for known in parts)}.",
-            )
-        return _from_arrays(spec, parts[part]())
+        return _from_arrays(spec, BUILT_IN[name][part]())
     if name in images.KINDS:
         return Data(spec, *images.read(spec))
-    if not colon or "/" in name:
-        raise UsageError(f"'{spec}' is no data{nearest(name, [*BUILT_IN, *images.KINDS])}.", _FORMS)
     if not trusted:
         raise UsageError(
             f"{spec} is a function; to read data from it would run code that you didn't name yourself.",
             f"If you trust it, name it: --data {spec}",
         )
     return Data(spec, None, import_named(spec, "data", [*BUILT_IN, *images.KINDS]))
+
+
+def recognise(spec: str) -> None:
+    """Raises `UsageError` for a `spec` of none of the forms; nothing is read, and no code of the user's is run."""
+    if spec.endswith(".npz"):
+        return
+    name, colon, part = spec.partition(":")
+    if name in images.KINDS:
+        images.parse(spec)
+    elif name in BUILT_IN:
+        if part not in BUILT_IN[name]:
+            raise UsageError(
+                f"'{spec}' names no part of {name}{nearest(part, list(BUILT_IN[name]))}.",
+                f"Its parts are {', '.join(f'{name}:{known}' for known in BUILT_IN[name])}.",
+            )
+    elif not colon or "/" in name:
+        raise UsageError(f"'{spec}' is no data{nearest(name, [*BUILT_IN, *images.KINDS])}.", _FORMS)
 
 
 def _from_arrays(spec: str, arrays: Batch) -> Data:

@@ -137,7 +137,7 @@ def generated(spec: str, batch_size: int, steps: int = 2) -> Batches:
         UsageError: a spec of another form.
         RuntimeUnavailable: torch is missing.
     """
-    name, path, _ = _parsed(spec)
+    name, path, _ = parse(spec)
     with extra("train"):
         import torch
 
@@ -166,7 +166,7 @@ def _batch(samples: Any, rows: list[int]) -> tuple[Tensor, Tensor] | tuple[str, 
 
 def _samples(spec: str, augment: bool) -> Any:
     """torchvision's data set of `spec`: pairs of a tensor (3, side, side) and a class index."""
-    name, path, part = _parsed(spec)
+    name, path, part = parse(spec)
     with extra("vision"):
         from torchvision import datasets, transforms
 
@@ -194,8 +194,8 @@ def _samples(spec: str, augment: bool) -> Any:
         ) from error
 
 
-def _parsed(spec: str) -> tuple[str, Path, str]:
-    """The name of the kind, the path, and the part where there is one."""
+def parse(spec: str) -> tuple[str, Path, str]:
+    """The name of the kind, the path, and the part where there is one. Raises `UsageError` for another form."""
     name, _, rest = spec.partition(":")
     path, _, part = (rest, "", "") if name == "imagefolder" else rest.rpartition(":")
     if not path or (name != "imagefolder" and part not in ("train", "test")):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError, nearest
+from ..extras import extra
 
 
 def reason(error: BaseException) -> str:
@@ -26,6 +27,7 @@ def import_named(spec: str, what: str, built_in: Sequence[str]) -> Callable[...,
 
     Raises:
         UsageError: no such module, one that fails to import, or no such callable in it.
+        RuntimeUnavailable: it needs torchvision, which is not installed.
     """
     module_name, _, attribute = spec.partition(":")
     here = str(Path.cwd())
@@ -33,6 +35,9 @@ def import_named(spec: str, what: str, built_in: Sequence[str]) -> Callable[...,
     try:
         module = import_module(module_name)
     except Exception as error:  # a user's module can fail in any way
+        if isinstance(error, ModuleNotFoundError) and error.name == "torchvision":  # whose networks our pipelines name
+            with extra("vision"):
+                raise
         raise UsageError(
             f"The {what} '{spec}' can't be imported{nearest(module_name, built_in)}: {reason(error)}.",
             f"Give package.module:callable, from a module that Python finds; built in: {', '.join(built_in)}.",

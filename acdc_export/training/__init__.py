@@ -13,7 +13,7 @@ from ..extras import extra
 
 if TYPE_CHECKING:
     from .acdc import ACDC, Epoch, Step
-    from .loop import Rehearsal, rehearse, train
+    from .loop import Rehearsal, problems, rehearse, train
     from .pattern import NM, Blocks, Pattern, Unstructured
     from .schedule import Phase, Schedule
 
@@ -28,6 +28,7 @@ _HOMES = {
     "Schedule": "schedule",
     "Step": "acdc",
     "Unstructured": "pattern",
+    "problems": "loop",
     "rehearse": "loop",
     "train": "loop",
 }
@@ -43,6 +44,7 @@ __all__ = [
     "Schedule",
     "Step",
     "Unstructured",
+    "problems",
     "rehearse",
     "train",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -100,6 +100,32 @@ def rehearse(pipeline: Pipeline, progress: Progress = SILENT) -> Rehearsal:
         acdc = _train(pipeline, short, feed, progress, None, steps)
         layers = _save(acdc, Path(folder) / "pair", pipeline, feed).record.pattern.layers
     return Rehearsal(tuple(steps), size, layers, acdc.left_dense)
+
+
+def problems(pipeline: Pipeline) -> list[str]:
+    """What `train` would refuse of model, data, schedule and pattern without a look at the data: all of it, by key.
+
+    Builds the network, and reads nothing. Raises `RuntimeUnavailable` where the network comes from a package that is
+    not installed.
+    """
+    found = []
+
+    def attempt(key: str, function: Callable[[], Any]) -> Any:
+        try:
+            return function()
+        except UsageError as error:
+            found.append(f"{key}: {error.message} {error.remedy}")
+
+    for key, spec in (("data.train", pipeline.data.train), ("data.judge", pipeline.data.judge)):
+        attempt(key, partial(data.recognise, spec))
+    if schedule := attempt("schedule", partial(schedule_of, pipeline.schedule)):
+        attempt("training.epochs", partial(_check_length, pipeline.training, schedule))
+    pattern = attempt("pattern", partial(pattern_of, pipeline))
+    with torch.random.fork_rng():
+        model = attempt("model", partial(models.build, pipeline.model.name, pipeline.model.arguments))
+    if pattern and model:
+        attempt("pattern", partial(pattern.cover, model))
+    return found
 
 
 def _feed(pipeline: Pipeline, rehearsed: int | None = None) -> Feed:
