@@ -1,16 +1,16 @@
 """What accuracy AC/DC leaves, beside what one would do instead: glyphs, at 90 and 98 % unstructured and 90 % block-4.
 
-    python -m benchmarks.quality --minutes 60      go on with the runs, for about an hour
-    python -m benchmarks.quality                   the tables of what is there
+    python -m benchmarks.quality --minutes 60 --seeds 0 1 2      go on with the runs, for about an hour
+    python -m benchmarks.quality                                 the tables of what is there
 
     dense                the network trained densely, and nothing else
     AC/DC sparse, twin   both halves of one run
-    gradual              magnitude pruning by Zhu and Gupta's cubic schedule (2017), from the third epoch to the 11th
-    one-shot             trained densely for 11 epochs, pruned once, and fine-tuned for 5
+    gradual              magnitude pruning by Zhu and Gupta's cubic schedule (2017), from the third epoch to the 7th
+    one-shot             trained densely for 7 epochs, pruned once, and fine-tuned for 9
 
-All take 16 epochs with the same optimizer, batches and rates. Then gradual and one-shot once more for as many epochs as
-make their training FLOPs, as the paper counts them, those of AC/DC's sparse half. Every run adds a line to
-quality.jsonl; so they can be interrupted, and go on later.
+All take 16 epochs with the same optimizer, batches and rates. Then all but AC/DC once more for as many epochs as make
+their training FLOPs, as the paper counts them, those of AC/DC's sparse half. Every run takes one core, and adds a line
+to quality.jsonl; so they can be interrupted, and several seeds can run side by side.
 """
 
 from __future__ import annotations
@@ -34,16 +34,19 @@ from acdc_export.training.enforcement import Enforcement
 
 RUNS = Path(__file__).parent / "quality.jsonl"
 PIPELINES = ("glyphs-90", "glyphs-98", "glyphs-block4")
-SEEDS = (0, 1, 2)
-RAMP = (2 / 16, 11 / 16)  # of a gradual run, in which its sparsity rises
-DENSE = 11 / 16  # of a one-shot run, before it is pruned
+OTHERS = ("gradual", "one-shot")
+RAMP = (2 / 16, 7 / 16)  # of a gradual run, in which its sparsity rises
+DENSE = 7 / 16  # of a one-shot run, before it is pruned
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=0.0, help="how long to go on with runs")
-    end = time.monotonic() + 60 * parser.parse_args().minutes
-    for seed in SEEDS:
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    options = parser.parse_args()
+    end = time.monotonic() + 60 * options.minutes
+    torch.set_num_threads(1)
+    for seed in options.seeds:
         for method, pipeline in _methods():
             if time.monotonic() > end:
                 break
@@ -57,7 +60,7 @@ def main() -> None:
 
 
 def _methods() -> list[tuple[str, str]]:
-    methods = ("acdc", "gradual", "one-shot", "gradual, equal FLOPs", "one-shot, equal FLOPs")
+    methods = ("acdc", *OTHERS, *(f"{method}, equal FLOPs" for method in ("dense", *OTHERS)))
     return [("dense", PIPELINES[0]), *((method, pipeline) for pipeline in PIPELINES for method in methods)]
 
 
@@ -151,7 +154,7 @@ def _cubic(done: float, final: float) -> float:
 def _equal(method: str, name: str) -> int:
     """How many epochs cost what AC/DC's sparse half does, by the FLOPs of the run of 16."""
     runs = {(run["method"], run["pipeline"]): run for run in read()}
-    ours, theirs = runs["acdc", name], runs[method, name]
+    ours, theirs = runs["acdc", name], runs[method, PIPELINES[0] if method == "dense" else name]
     return max(3, round(theirs["epochs"] * ours["flops"] / theirs["flops"]))
 
 
@@ -175,19 +178,24 @@ def print_table() -> None:
     """Mean and standard deviation over seeds, by pipeline and method."""
     runs = read()
     print(f"{'test accuracy, %':<40}{'mean':>8}{'spread':>8}{'seeds':>7}{'epochs':>8}{'FLOPs':>10}")
+    methods = _methods()
     for pipeline in PIPELINES:
         print(pipeline)
-        for method, _ in [("dense", ""), *((method, "") for method, name in _methods()[1:] if name == pipeline)]:
-            chosen = [one for one in runs if one["method"] == method and one["pipeline"] in (pipeline, PIPELINES[0])]
-            chosen = [one for one in chosen if method == "dense" or one["pipeline"] == pipeline]
-            for half in ("sparse", "twin", "dense"):
-                values = [100 * one[half] for one in chosen if half in one]
-                if values:
-                    spread = np.std(values, ddof=1) if len(values) > 1 else float("nan")
-                    spent = np.mean([one["twin flops" if half == "twin" else "flops"] for one in chosen])
-                    epochs = chosen[0]["epochs"]
-                    title = f"  {'AC/DC' if method == 'acdc' else method} {half if method == 'acdc' else ''}"
-                    print(f"{title:<40}{np.mean(values):8.2f}{spread:8.2f}{len(values):7}{epochs:8}{spent:10.3g}")
+        for method, trained in methods:
+            chosen = [run for run in runs if (run["method"], run["pipeline"]) == (method, trained)]
+            if trained == pipeline or method == "dense":  # which is the same for all
+                for half in ("sparse", "twin", "dense"):
+                    _print_row(method, half, [run for run in chosen if half in run])
+
+
+def _print_row(method: str, half: str, runs: list[dict[str, Any]]) -> None:
+    if not runs:
+        return
+    values = [100 * run[half] for run in runs]
+    spread = np.std(values, ddof=1) if len(values) > 1 else float("nan")
+    spent = np.mean([run["twin flops" if half == "twin" else "flops"] for run in runs])
+    title = f"  AC/DC {half}" if method == "acdc" else f"  {method}"
+    print(f"{title:<40}{np.mean(values):8.2f}{spread:8.2f}{len(values):7}{runs[0]['epochs']:8}{spent:10.3g}")
 
 
 if __name__ == "__main__":
