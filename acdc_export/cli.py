@@ -55,7 +55,11 @@ DataOption = Annotated[
 Calibrate = Annotated[
     str | None, typer.Option("--calibrate", metavar="SOURCE", help="Calibration data, from the training split.")
 ]
-Precision = Annotated[str, typer.Option(help="Precision of the exported halves.")]
+Precision = Annotated[str, typer.Option(help="Precision of the exported halves: fp32, or int8.")]
+KeepFp32 = Annotated[
+    list[str] | None,
+    typer.Option("--keep-fp32", metavar="WEIGHT", help="A layer that int8 leaves in float; may be repeated."),
+]
 BatchSizes = Annotated[
     list[int] | None,
     typer.Option("--batch-size", min=1, help="Measure this batch size beside the gated one; may be repeated."),
@@ -89,6 +93,7 @@ def export(
     precision: Precision = "fp32",
     data: DataOption = None,
     calibrate: Calibrate = None,
+    keep_fp32: KeepFp32 = None,
     out: Out = Path("bundles"),
     runs: Runs = Path("runs"),
     batch_size: BatchSizes = None,
@@ -137,6 +142,7 @@ def export(
             "precision": precision,
             "data": data,
             "calibrate": calibrate,
+            "keep_fp32": keep_fp32 or (),
             "out": out,
             "batch_sizes": batch_size or (),
             "gates": gate or (),

@@ -18,7 +18,7 @@ from .evidence import gates
 from .files import is_name
 
 STRICT: Any = {"extra": "forbid", "strict": False}
-PRECISIONS = ("fp32",)
+PRECISIONS = ("fp32", "int8")
 """What a graph can be lowered to."""
 
 DEFAULT_GATES = ("accuracy.drop <= 1.0", "speedup >= 1.0")
@@ -175,6 +175,7 @@ class Graph:
     passes: tuple[str, ...]
     ir_version: Annotated[int, Ge(3), Le(99)] | None = None
     opset: Annotated[int, Ge(7), Le(99)] | None = None  # the newest one it takes
+    int8: Literal["convinteger"] | None = None  # the form of its integers: a scheme of `graph.quantize`
 
 
 @dataclass(frozen=True)
@@ -370,6 +371,8 @@ def _target_problems(table: Table, folder: Path) -> list[str]:
     for name in _texts(table, "parity"):
         if name not in PRECISIONS:
             problems.append(f"parity: graphs can't be lowered to '{name}', only to {', '.join(PRECISIONS)}")
+    if "int8" in _texts(table, "parity") and not _texts(table, "graph.int8"):
+        problems.append("parity.int8: the form of its integers is missing, graph.int8")
     problems += _built_in_problems(table, "benchmark.controls", "targets")
     problems += _built_in_problems(table, "pipeline", "pipelines")
     problems += _folder_name_problems(table, "name") + _folder_name_problems(table, "runtime.name")

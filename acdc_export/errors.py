@@ -8,6 +8,7 @@
     ├── BaselineError               2   stored ratios that are missing, or of something else
     │   └── UnlikeMachine           3   stored ratios, but none of a machine like this one
     ├── GraphError                  2   an ONNX graph that can't be lowered for the target
+    ├── CalibrationError            2   samples that no ranges of activations come of
     ├── CheckpointError             2   a training checkpoint that can't be read, or is of another run
     ├── OutputError                 2   a folder that can't be written, is foreign, or a full disk
     ├── TrainingError               1   a run that went wrong (a loss that is not finite)
@@ -31,6 +32,7 @@ __all__ = [
     "AcdcExportError",
     "BaselineError",
     "BundleError",
+    "CalibrationError",
     "CheckpointError",
     "ConfigError",
     "EngineDied",
@@ -103,6 +105,12 @@ class UnlikeMachine(BaselineError):
 
 class GraphError(AcdcExportError):
     """An ONNX graph that can't be lowered for the target."""
+
+    exit_code = 2
+
+
+class CalibrationError(AcdcExportError):
+    """Samples that no ranges of activations come of: none, some that are not finite, or that make no difference."""
 
     exit_code = 2
 

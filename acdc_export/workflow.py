@@ -34,6 +34,12 @@ if TYPE_CHECKING:
 
 Ask = Callable[[str], bool]
 
+INTEGER_GATE = "quantization.drop <= 1.0"
+"""What int8 is judged by beside the other gates, on samples."""
+
+FLOATS = "onnxruntime"
+"""The target that runs what a graph of integers is calibrated with and held against."""
+
 
 def train(
     pipeline: str | Pipeline, out: str | Path = "runs", *, anew: bool = False, progress: Progress = SILENT
@@ -115,6 +121,8 @@ def run(
     machine.describe(options.get("threads"))
     # The user named this pipeline, so that code which it names as data may run, unlike that of a received pair.
     options["data"] = _as_data(pipeline.data.judge if options.get("data") is None else options["data"])
+    if precision != "fp32" and options.get("calibrate") is None:
+        options["calibrate"] = load_data(pipeline.data.train)
     accepted = frozenset(accept_licenses)
     for target in chosen:
         _check_precision(target, precision)
@@ -145,6 +153,7 @@ def export(
     judging: Judging | None = None,
     data: str | Data | Iterable[Any] | None = None,
     calibrate: str | Data | Iterable[Any] | None = None,
+    keep_fp32: Iterable[str] = (),
     out: str | Path = "bundles",
     batch_sizes: Iterable[int] = (),
     gates: Iterable[str] = (),
@@ -161,7 +170,9 @@ def export(
         judging: batch sizes and gates; by default those of the pair's pipeline, or the target's where it has none.
         data: what accuracy is judged by: a spec as for `data.load`, or an iterable of (inputs, labels) batches. By
             default what the pair's pipeline names.
-        calibrate: for precisions that need it, from the training split; fp32 needs none.
+        calibrate: what int8 finds its ranges with, from the training split; labels are not looked at. By default what
+            the pair's pipeline trains on. fp32 needs none.
+        keep_fp32: layers that stay in float in int8, by their weights' names.
         batch_sizes: measured beside the gated one, which the pipeline fixes; by default as the pipeline says.
         gates: to be judged by instead of the pipeline's, `METRIC >= LIMIT`; those of the target stay.
         budget: seconds of measuring at the gated batch size, half of it at each other; by default as the target says.
@@ -189,23 +200,40 @@ def export(
     sizes = tuple(sorted({gated, *(batch_sizes or measured.batch_sizes)}))
     notes: list[str] = []
     samples = _judged_by(data, pipeline, notes)
-    chosen = _chosen_gates(gates, target, samples is not None) or [
+    chosen = _chosen_gates(gates, target, precision, samples is not None) or [
         parse(text) for text in (judging.gates if judging else DEFAULT_GATES)
     ]
     judged = [*chosen, *map(parse, target.gates), parse(f"parity <= {target.parity[precision]:g}")]
-    if calibrate is not None:
-        _as_data(calibrate)
-        notes.append(f"Calibration data are not needed at {precision} and were not used.")
+    calibration = _calibrated_by(calibrate, pipeline, precision, notes)
+    if calibration is not None and samples is not None and all(gate.metric != "quantization.drop" for gate in judged):
+        judged.append(parse(INTEGER_GATE))
     here = machine.describe(threads)
     accepted = frozenset(accept_licenses)
     seat = engines.Seat(target, engines.ensure(target, accept_licenses=accepted, progress=progress, ask=ask))
     controls = _controls(target, accepted, progress, ask, notes)
+    integers = None
+    if calibration is not None:
+        definition = load_target(FLOATS)
+        floats = engines.ensure(definition, accept_licenses=accepted, progress=progress, ask=ask)
+        integers = trials.Integers(calibration, engines.Seat(definition, floats), tuple(keep_fp32))
 
     plan = latency.Plan(budget=_check_budget(budget) or target.benchmark.budget)
     path = _place(out, pair.name, target, precision)
     with bundle.create(path) as folder:
         with tempfile.TemporaryDirectory(dir=folder) as scratch:  # in there, so that it never outlives the bundle's
-            trial = trials.Trial(pair, seat, controls, here, precision, sizes, gated, folder, Path(scratch), progress)
+            trial = trials.Trial(
+                pair,
+                seat,
+                controls,
+                here,
+                precision,
+                sizes,
+                gated,
+                folder,
+                Path(scratch),
+                progress,
+                integers,
+            )
             found = trials.conduct(trial, samples, plan, judged)
         bundle.finish(
             folder,
@@ -451,11 +479,15 @@ def _check_budget(budget: float | None) -> float | None:
     return budget
 
 
-def _chosen_gates(texts: Iterable[str], target: Target, data: bool) -> list[Gate]:
+def _chosen_gates(texts: Iterable[str], target: Target, precision: str, data: bool) -> list[Gate]:
     """The gates that a user named. Raises `UsageError` for what can't be parsed or won't be measured."""
     unmeasured: dict[str, str] = {}
     if not data:
-        unmeasured |= dict.fromkeys(("accuracy.drop", "accuracy.sparse"), "give samples with --data")
+        unmeasured |= dict.fromkeys(
+            ("accuracy.drop", "accuracy.sparse", "quantization.drop"), "give samples with --data"
+        )
+    if precision == "fp32":
+        unmeasured["quantization.drop"] = "fp32 has no integers; --precision int8 has"
     if not target.benchmark.controls:
         unmeasured["speedup.vs_control"] = f"the target {target.name} has no controls"
     try:
@@ -480,6 +512,29 @@ def _judged_by(given: str | Data | Iterable[Any] | None, pipeline: Pipeline | No
         return load_data(pipeline.data.judge, trusted=False)
     notes.append("Accuracy was not measured: the pair names no data, and none were given with --data.")
     return None
+
+
+def _calibrated_by(
+    given: str | Data | Iterable[Any] | None, pipeline: Pipeline | None, precision: str, notes: list[str]
+) -> Data | None:
+    """The calibration samples; None where none are needed. Raises `UsageError` where some are, and there are none."""
+    if precision == "fp32":
+        if given is not None:
+            _as_data(given)
+            notes.append(f"Calibration data are not needed at {precision} and were not used.")
+        return None
+    if given is not None:
+        found = _as_data(given)
+    elif pipeline is not None:
+        found = load_data(pipeline.data.train, trusted=False)
+    else:
+        raise UsageError(
+            f"{precision} needs samples to find the ranges of activations with, and the pair names none.",
+            "Give some of the training split with --calibrate.",
+        )
+    if pipeline is not None and found.spec == pipeline.data.judge:
+        notes.append(f"Ranges were calibrated on {found.spec}, which the pair is judged by.")
+    return found
 
 
 def _as_data(given: str | Data | Iterable[Any]) -> Data:

@@ -91,7 +91,7 @@ def test_a_target_of_ones_own(tmp_path: Path) -> None:
     (mine / "target.toml").write_text(text.replace("global_average_pool", "global_avg_pool").replace(">=3.8,", "3.8,"))
     text = (mine / "target.toml").read_text()
     text = text.replace('["onnxruntime"]', '["onnxrutime"]').replace('pipeline = "digits"', 'pipeline = "digist"')
-    (mine / "target.toml").write_text(text.replace("fp32 = 1e-3", "int8 = 1e-1"))
+    (mine / "target.toml").write_text(text.replace("fp32 = 1e-3", "int4 = 1e-1").replace('int8 = "convinteger"', ""))
     (mine / "engine.py").unlink()
     with pytest.raises(ConfigError) as caught:
         config.load_target(str(mine))
@@ -101,7 +101,8 @@ def test_a_target_of_ones_own(tmp_path: Path) -> None:
     assert "engine.py is missing" in problems
     assert "unknown target 'onnxrutime' (did you mean 'onnxruntime'?)" in problems
     assert "unknown pipeline 'digist' (did you mean 'digits'?)" in problems
-    assert "graphs can't be lowered to 'int8', only to fp32" in problems
+    assert "graphs can't be lowered to 'int4', only to fp32, int8" in problems
+    assert "parity.int8: the form of its integers is missing, graph.int8" in problems
 
 
 def test_a_name_is_a_built_in_and_a_path_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,7 +37,10 @@ TWINS = 0.25
 _FEWEST_STORED = 4
 """Launches behind a ratio that is stored."""
 
-_ALONE = {"speedup.vs_control": "`check` runs no controls; an export does"}
+_ALONE = {
+    "quantization.drop": "`check` has no float half to compare with; an export has",
+    "speedup.vs_control": "`check` runs no controls; an export does",
+}
 _BUNDLES = {**_ALONE, "speedup": "`check` holds bundles against each other; an export measures the speed-up"}
 _NO_TWO = {
     "accuracy.drop": "there is no older bundle to compare with",

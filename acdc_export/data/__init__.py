@@ -8,8 +8,9 @@ package.module:factory         a callable of yours, see `load`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ class Data:
     spec: str
     count: int | None
     _read: Callable[[], Iterable[Any]] = field(repr=False)  # starts anew at each call
+    _pick: Callable[[Sequence[int]], Iterable[Any]] | None = field(default=None, repr=False)  # single samples
 
     @classmethod
     def of(cls, batches: Iterable[Any], spec: str = "the given data") -> Data:
@@ -73,12 +75,21 @@ class Data:
             rows += len(batch[1])
             while rows >= size:
                 whole = _join(waiting)
-                yield _rows(whole, 0, size)
-                waiting, rows = [_rows(whole, size, rows)], rows - size
+                yield _at(whole, slice(0, size))
+                waiting, rows = [_at(whole, slice(size, rows))], rows - size
         if empty:
             raise UsageError(f"{self.spec} holds no samples.", "Give data with at least one.")
         if rows:
             yield _join(waiting)
+
+    def sample(self, count: int) -> Data:
+        """So many of the samples: evenly spread, since images in folders come class by class; the first ones where the
+        source can only be read in order."""
+        if self._pick is None or self.count is None:
+            return replace(self, count=None, _read=lambda: islice(self.batches(1), count))
+        chosen = np.linspace(0, self.count, min(count, self.count), endpoint=False).astype(int).tolist()
+        pick = self._pick
+        return replace(self, count=len(chosen), _read=lambda: pick(chosen), _pick=None)
 
     def _raw(self) -> Iterator[Any]:
         """What the source gives, batch by batch; whatever goes wrong in it is a `UsageError` that names it."""
@@ -141,7 +152,7 @@ def _from_arrays(spec: str, arrays: Batch) -> Data:
     count = len(arrays[1])
     if not count:
         raise UsageError(f"{spec} holds no samples.", "Give data with at least one.")
-    return Data(spec, count, lambda: [arrays])
+    return Data(spec, count, lambda: [arrays], lambda rows: [_at(arrays, rows)])
 
 
 def _read_npz(path: Path, spec: str) -> Batch:
@@ -230,8 +241,8 @@ def _join(batches: list[Batch]) -> Batch:
     return np.concatenate(parts), labels  # type: ignore[arg-type]
 
 
-def _rows(batch: Batch, start: int, end: int) -> Batch:
+def _at(batch: Batch, rows: slice | Sequence[int]) -> Batch:
     x, y = batch
     if isinstance(x, dict):
-        return {name: array[start:end] for name, array in x.items()}, y[start:end]
-    return x[start:end], y[start:end]
+        return {name: array[rows] for name, array in x.items()}, y[rows]
+    return x[rows], y[rows]

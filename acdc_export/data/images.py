@@ -10,7 +10,7 @@ about mean 0 and deviation 1.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -70,8 +70,15 @@ class Batches:
         return self._epoch()
 
 
-def read(spec: str) -> tuple[int, Callable[[], Iterator[tuple[NDArray[Any], NDArray[Any]]]]]:
-    """How many samples there are, and a function that starts reading them: in order, as they are to be judged.
+def read(
+    spec: str,
+) -> tuple[
+    int,
+    Callable[[], Iterator[tuple[NDArray[Any], NDArray[Any]]]],
+    Callable[[Sequence[int]], Iterator[tuple[NDArray[Any], NDArray[Any]]]],
+]:
+    """How many samples there are, and functions that start reading: all in order, as they are to be judged, and some,
+    by their places in that order.
 
     Images of a folder are scaled until the shorter side has 256 pixels, and cut to the 224x224 in the middle.
 
@@ -82,14 +89,14 @@ def read(spec: str) -> tuple[int, Callable[[], Iterator[tuple[NDArray[Any], NDAr
     """
     samples = _samples(spec, augment=False)
 
-    def start() -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
+    def some(places: Sequence[int]) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
         with ThreadPoolExecutor() as pool:  # decoding, which takes the time, runs beside Python
-            for first in range(0, len(samples), _ROWS):
-                rows = pool.map(samples.__getitem__, range(first, min(first + _ROWS, len(samples))))
+            for first in range(0, len(places), _ROWS):
+                rows = pool.map(samples.__getitem__, places[first : first + _ROWS])
                 images, labels = zip(*rows, strict=True)
                 yield np.stack([image.numpy() for image in images]), np.array(labels)
 
-    return len(samples), start
+    return len(samples), lambda: some(range(len(samples))), some
 
 
 def augmented(spec: str, batch_size: int, workers: int = 0) -> Batches:

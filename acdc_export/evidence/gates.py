@@ -37,6 +37,7 @@ METRICS = {
     "memory.peak": Metric("the most memory that the sparse half's process held", "bytes"),
     "parity": Metric("tolerance that the outputs of both halves need against eager PyTorch"),
     "parity.max_abs": Metric("largest absolute difference of an output from eager PyTorch"),
+    "quantization.drop": Metric("points of accuracy that integers cost the sparse half", "percent", sampled=True),
     "size": Metric("bytes of the sparse half's model file", "bytes"),
     "sparsity": Metric("fraction of zeros in the pruned layers' weights, as deployed"),
     "speedup": Metric("the twin's median latency over the sparse half's, same engine", sampled=True),

@@ -3,5 +3,18 @@
 from .audit import WeightAudit, audit, count, load, pruned
 from .diagnose import unsupported
 from .lower import Lowered, Step, lower
+from .quantize import Calibration, Quantization
 
-__all__ = ["Lowered", "Step", "WeightAudit", "audit", "count", "load", "lower", "pruned", "unsupported"]
+__all__ = [
+    "Calibration",
+    "Lowered",
+    "Quantization",
+    "Step",
+    "WeightAudit",
+    "audit",
+    "count",
+    "load",
+    "lower",
+    "pruned",
+    "unsupported",
+]

@@ -61,10 +61,10 @@ def audit(model: ir.Model) -> tuple[WeightAudit, ...]:
     """Count the zeros of every weighted operator (Conv, Gemm, MatMul and their integer forms)."""
     found: list[WeightAudit] = []
     for node in model.graph:
-        weight = _weight(node)
+        weight = weight_of(node)
         if weight is not None and weight.const_value is not None and weight.const_value.size:
             array = weight.const_value.numpy()
-            found.append(count(len(found), node.op_type, weight.name or "", array, _inner_axis(node, array)))
+            found.append(count(len(found), node.op_type, weight.name or "", array, inner_axis(node, array)))
     return tuple(found)
 
 
@@ -89,7 +89,8 @@ def pruned(canonical: Sequence[WeightAudit], layers: Mapping[str, tuple[int, int
     return sorted(found)
 
 
-def _weight(node: ir.Node) -> ir.Value | None:
+def weight_of(node: ir.Node) -> ir.Value | None:
+    """The constant weight of a weighted operator; None of any other node."""
     if node.domain not in ("", "ai.onnx") or node.op_type not in _WEIGHTED:
         return None
     inputs = node.inputs
@@ -124,7 +125,7 @@ def count(position: int, operator: str, name: str, weight: NDArray[Any], inner: 
     )
 
 
-def _inner_axis(node: ir.Node, weight: NDArray[Any]) -> int:
+def inner_axis(node: ir.Node, weight: NDArray[Any]) -> int:
     """The axis of the input channels: Conv weights are (K, C, R, S), MatMul's (.., C, K), Gemm's depend on transB."""
     if node.op_type.startswith("MatMul"):
         return weight.ndim - 2

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import onnx
 import onnx_ir as ir
@@ -12,6 +15,7 @@ from onnx_ir.passes import common
 
 from ..errors import GraphError
 from .audit import WeightAudit, audit, load
+from .quantize import Quantization
 
 
 @dataclass(frozen=True)
@@ -42,8 +46,9 @@ def lower(
     batch_size: int,
     ir_version: int | None = None,
     opset: int | None = None,
+    quantization: Quantization | None = None,
 ) -> Lowered:
-    """Write the canonical graph `source` to `destination` in a target's form.
+    """Write the canonical graph `source` to `destination` in a target's form; with `quantization` in integers.
 
     `passes` are names of modules in `graph/passes`, run in that order. `opset` is the newest one that the target
     takes: there is no conversion downwards (onnx's own converter leaves attributes that runtimes refuse), so a
@@ -61,8 +66,11 @@ def lower(
     common.ClearMetadataAndDocStringPass()(model)  # the exporter writes source paths into every node
     canonical = before = audit(model)
     steps = [_step("canonical", before)]
-    for name in passes:
-        import_module(f".passes.{name}", __package__).run(model, batch_size=batch_size)
+    if quantization:
+        model = load(quantization.prepared)
+        common.ClearMetadataAndDocStringPass()(model)
+    for name, change in _changes(passes, batch_size, quantization):
+        change(model)
         model.graph.sort()
         after = audit(model)
         _compare(name, before, after)
@@ -80,6 +88,18 @@ def lower(
     for node in model.graph:
         operators[node.op_type] = operators.get(node.op_type, 0) + 1
     return Lowered(destination, tuple(steps), canonical, before, operators)
+
+
+def _changes(
+    passes: tuple[str, ...], batch_size: int, quantization: Quantization | None
+) -> Iterator[tuple[str, Callable[[ir.Model], Any]]]:
+    """What is done to a model, step by step."""
+    if quantization:
+        yield "equalize", lambda model: None  # done already: here it is counted
+    for name in passes:
+        yield name, partial(import_module(f".passes.{name}", __package__).run, batch_size=batch_size)
+    if quantization:
+        yield quantization.scheme, quantization.run
 
 
 def _step(name: str, weights: tuple[WeightAudit, ...]) -> Step:

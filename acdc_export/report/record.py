@@ -111,6 +111,7 @@ class Report(Judged):
     control: str | None  # the fastest dense arm at the gated batch size
     measured: dict[str, Measurement | None]  # by gate metric
     gates: tuple[Verdict, ...]
+    quantization: Accuracy | None = None  # the sparse half in integers and, as "dense", in float; None in fp32
     notes: tuple[str, ...] = field(default=())  # whatever was skipped, unavailable or unusual
 
     def __str__(self) -> str:

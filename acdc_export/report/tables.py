@@ -51,6 +51,11 @@ def summary(report: Report) -> list[str]:
             f"It gets {report.accuracy.sparse.value:.2f} % of {report.accuracy.samples:,} samples right, the twin "
             f"{report.accuracy.dense.value:.2f} %: a drop of {interval(drop, 2)} points."
         )
+    if report.quantization:
+        cost = report.quantization
+        lines.append(
+            f"Its integers cost {interval(cost.drop, 2)} points: in float it gets {cost.dense.value:.2f} % right."
+        )
     return lines
 
 

@@ -8,12 +8,23 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from ..data import Data
 from ..engines import Seat
 from ..evidence import batches
 from ..evidence.engine import Engine
 from ..machine import Machine
 from ..pair import Pair
 from ..progress import Progress
+
+
+@dataclass(frozen=True)
+class Integers:
+    """What int8 needs: samples of the training split, and a runtime for floats, in which a network is calibrated and
+    its integers are computed exactly. `keep` names the weights of layers that stay in float."""
+
+    samples: Data
+    floats: Seat
+    keep: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -30,6 +41,7 @@ class Trial:
     folder: Path
     scratch: Path
     progress: Progress
+    integers: Integers | None = None  # with int8
 
     def open(self, model: Path, batch_size: int, seat: Seat | None = None, *, wait: bool = False) -> Engine:
         """Load a model file in the target's runtime, or in that of another seat; see `Engine.ready` for `wait`."""

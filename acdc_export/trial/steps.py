@@ -17,12 +17,13 @@ from ..data import Data
 from ..engines import Seat
 from ..errors import EngineError, GraphError, ModelRefused, PairError
 from ..evidence import accuracy, batches, latency, parity, stats
+from ..evidence.accuracy import Accuracy
 from ..evidence.engine import Engine
-from ..evidence.gates import Gate, sampled, settled
+from ..evidence.gates import Gate, judge, sampled, settled
 from ..evidence.latency import Samples
 from ..pair import HALVES, Half, Pair, named
 from ..report import LayerRow, StepRow, Structure
-from . import timing
+from . import quantizing, timing
 from .setup import Trial
 
 Models = Mapping[tuple[Half, int], graph.Lowered]
@@ -38,7 +39,9 @@ class Findings:
     outputs: Outputs  # for the pair's reference inputs
     structure: Structure
     parity: dict[str, dict[str, parity.Parity]]  # by batch size, then half
-    accuracy: accuracy.Accuracy | None
+    accuracy: Accuracy | None
+    quantization: Accuracy | None  # the sparse half in integers, and as "dense" the same in float
+    quantizations: Mapping[Half, graph.Quantization]
     latency: dict[int, latency.Latency]  # by batch size
     samples: dict[int, Samples]
     notes: tuple[str, ...]
@@ -52,31 +55,41 @@ def conduct(trial: Trial, samples: Data | None, plan: latency.Plan, gates: Seque
         EngineError: the runtime refused a half, died or hung.
         UsageError: the samples don't fit the pair.
     """
-    models = lower(trial)
+    quantizations = quantizing.prepare(trial)
+    models = lower(trial, quantizations)
     trial.progress.say(f"Exported both halves for {trial.seat.target.name}.")
     alpha = stats.ALPHA / max(1, sampled(gates))
-    outputs, info, found_accuracy = run_halves(trial, models, samples, alpha)
+    outputs, info, found_accuracy, cost = run_halves(trial, models, samples, alpha)
     found_structure = structure(trial, models, info)
     measured, raw, notes = measure_latency(trial, models, plan, gates, alpha)
     notes += _fast_path_notes(found_structure)
+    notes += _integer_notes(trial, quantizations, gates, found_accuracy, cost)
     return Findings(
         models=models,
         info=info,
         outputs=outputs,
         structure=found_structure,
-        parity=check_parity(trial, outputs),
+        parity=check_parity(trial, models, outputs),
         accuracy=found_accuracy,
+        quantization=cost,
+        quantizations=quantizations,
         latency=measured,
         samples=raw,
         notes=tuple(notes),
     )
 
 
-def lower(trial: Trial) -> Models:
+def lower(trial: Trial, quantizations: Mapping[Half, graph.Quantization]) -> Models:
     """Both halves in the target's form: the sparse one into `model/`, the twin into `evidence/`."""
     found: dict[tuple[Half, int], graph.Lowered] = {}
     for half, name in zip(HALVES, ("model/model", "evidence/dense"), strict=True):
-        lowered = lower_half(trial.pair.onnx(half), trial.folder / name, trial.seat.target, trial.batch_sizes)
+        lowered = lower_half(
+            trial.pair.onnx(half),
+            trial.folder / name,
+            trial.seat.target,
+            trial.batch_sizes,
+            quantizations.get(half),
+        )
         _check_canonical(trial.pair, half, lowered[trial.gated])
         found |= {(half, size): model for size, model in lowered.items()}
     return found
@@ -97,10 +110,23 @@ def _check_canonical(pair: Pair, half: Half, lowered: graph.Lowered) -> None:
             raise PairError(f"{path}: {weight.name} {problem}.", "Write the pair again from its training.")
 
 
-def lower_half(source: Path, stem: Path, target: Target, batch_sizes: tuple[int, ...]) -> dict[int, graph.Lowered]:
+def lower_half(
+    source: Path,
+    stem: Path,
+    target: Target,
+    batch_sizes: tuple[int, ...],
+    quantization: graph.Quantization | None = None,
+) -> dict[int, graph.Lowered]:
     """A file for each batch size, `STEM-bN.onnx`, where the target fixes it; otherwise one `STEM.onnx` for all."""
     settings = target.graph
-    write = partial(graph.lower, source, passes=settings.passes, ir_version=settings.ir_version, opset=settings.opset)
+    write = partial(
+        graph.lower,
+        source,
+        passes=settings.passes,
+        ir_version=settings.ir_version,
+        opset=settings.opset,
+        quantization=quantization,
+    )
     if is_static(target):
         return {size: write(stem.with_name(f"{stem.name}-b{size}.onnx"), batch_size=size) for size in batch_sizes}
     return dict.fromkeys(batch_sizes, write(stem.with_name(f"{stem.name}.onnx"), batch_size=batch_sizes[0]))
@@ -113,11 +139,13 @@ def is_static(target: Target) -> bool:
 
 def run_halves(
     trial: Trial, models: Models, samples: Data | None, alpha: float
-) -> tuple[Outputs, dict[Half, dict[str, Any]], accuracy.Accuracy | None]:
+) -> tuple[Outputs, dict[Half, dict[str, Any]], Accuracy | None, Accuracy | None]:
     """Both halves in the target's runtime, at each batch size: their outputs for the pair's reference inputs.
 
-    Also, at the gated batch size, what the engine says of both, and their accuracy on `samples`.
+    Also, at the gated batch size, what the engine says of both, and their accuracy on `samples`; and the accuracy of
+    the sparse half there and in float, where that is something else.
     """
+    cost = None
     outputs: dict[tuple[Half, int], dict[str, NDArray[Any]]] = {}
     for size in trial.batch_sizes:
         with ExitStack() as stack:
@@ -127,8 +155,11 @@ def run_halves(
                 _check_outputs(trial, outputs[half, size])
             if size == trial.gated:
                 info = {half: engine.info() for half, engine in opened.items()}
-                found = check_accuracy(trial, opened, samples, alpha) if samples else None
-    return outputs, info, found
+                found = check_accuracy(trial, opened["sparse"], opened["dense"], samples, alpha) if samples else None
+                if samples and trial.integers:
+                    engine = stack.enter_context(closing(quantizing.floating(trial, trial.integers, "sparse")))
+                    cost = check_accuracy(trial, opened["sparse"], engine, samples, alpha)
+    return outputs, info, found, cost
 
 
 def _check_outputs(trial: Trial, outputs: Mapping[str, NDArray[Any]]) -> None:
@@ -141,13 +172,14 @@ def _check_outputs(trial: Trial, outputs: Mapping[str, NDArray[Any]]) -> None:
         )
 
 
-def check_parity(trial: Trial, outputs: Outputs) -> dict[str, dict[str, parity.Parity]]:
-    """Both halves at every batch size against their eager logits."""
+def check_parity(trial: Trial, models: Models, outputs: Outputs) -> dict[str, dict[str, parity.Parity]]:
+    """Both halves at every batch size against their eager logits; integers against themselves in exact arithmetic."""
     tolerance = trial.seat.target.parity[trial.precision]
-    wanted = {"sparse": trial.pair.reference.sparse, "dense": trial.pair.reference.dense}
+    eager = {"sparse": trial.pair.reference.sparse, "dense": trial.pair.reference.dense}
+    exact = quantizing.exact(trial, models)
     found: dict[str, dict[str, parity.Parity]] = {str(size): {} for size in trial.batch_sizes}
     for (half, size), arrays in outputs.items():
-        found[str(size)][half] = parity.compare(arrays, wanted[half], tolerance)
+        found[str(size)][half] = parity.compare(arrays, exact.get((half, size), eager[half]), tolerance)
     return found
 
 
@@ -200,6 +232,23 @@ def _fast_path_notes(found: Structure) -> list[str]:
     return notes
 
 
+def _integer_notes(
+    trial: Trial,
+    quantizations: Mapping[Half, graph.Quantization],
+    gates: Sequence[Gate],
+    right: Accuracy | None,
+    cost: Accuracy | None,
+) -> list[str]:
+    """Where a gate on accuracy fails in int8: which layers' integers cost most."""
+    if trial.integers is None or right is None or cost is None:
+        return []
+    measured = {"accuracy.drop": right.drop, "accuracy.sparse": right.sparse, "quantization.drop": cost.drop}
+    if all(judge(gate, measured).status != "fail" for gate in gates if gate.metric in measured):
+        return []
+    layers = quantizing.costliest(trial, trial.integers, quantizations["sparse"])
+    return [f"The layers whose integers cost most: {', '.join(layers)}. `--keep-fp32 {layers[0]}` leaves one in float."]
+
+
 def _supported(trial: Trial, model: Path) -> float:
     """The fraction of a cut graph's operators on the fast path; 0 where the engine doesn't even take it."""
     try:
@@ -209,13 +258,13 @@ def _supported(trial: Trial, model: Path) -> float:
         return 0.0
 
 
-def check_accuracy(trial: Trial, opened: Mapping[Half, Engine], data: Data, alpha: float) -> accuracy.Accuracy:
-    """Both halves on the same samples, in the target's runtime at the gated batch size."""
+def check_accuracy(trial: Trial, sparse: Engine, dense: Engine, data: Data, alpha: float) -> Accuracy:
+    """Both on the same samples, at the gated batch size."""
     size = 8 * trial.gated  # samples read at once; the engines get them in their own batches
     with trial.progress.task("accuracy", -(-data.count // size) if data.count else 0) as advance:
         return accuracy.measure(
-            opened["sparse"],
-            opened["dense"],
+            sparse,
+            dense,
             _advancing(named(data, trial.pair.record.inputs, size), advance),
             output=trial.pair.record.outputs[0].name,
             batch_size=trial.gated,

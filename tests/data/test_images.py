@@ -135,6 +135,11 @@ def test_a_folder_is_read_in_order_and_labelled_by_the_order_of_its_classes(torc
 
 
 @needs_torchvision
+def test_a_sample_of_a_folder_has_all_classes(torchvision, folder):
+    assert [y.tolist() for _, y in load(f"imagefolder:{folder}").sample(6).batches(6)] == [[0, 0, 1, 1, 2, 2]]
+
+
+@needs_torchvision
 def test_images_are_judged_by_their_middle(torchvision, tmp_path):
     across, down = np.meshgrid(np.arange(512) // 2, np.arange(256))
     pixels = np.stack([across, down, np.zeros_like(down)], axis=2).astype(np.uint8)

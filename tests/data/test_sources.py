@@ -30,6 +30,22 @@ def test_digits_are_split_by_parity_of_the_index():
     assert abs(every.std() - 1) < 1e-3
 
 
+@pytest.mark.parametrize("count", [1, 3, 7, 20])
+def test_a_sample_is_spread_over_all_that_is_there(tmp_path, count):
+    """Files may be sorted by class."""
+    data = save(tmp_path, x=X, y=np.arange(7))
+    sample = data.sample(count)
+    labels = [label for _, y in sample.batches(2) for label in y.tolist()]
+    assert labels == [at * 7 // min(count, 7) for at in range(min(count, 7))]
+    assert sample.count == len(labels)
+
+
+def test_a_sample_of_what_can_only_be_read_in_order_is_its_beginning():
+    data = Data.of([(X[:3], Y[:3]), (X[3:], Y[3:])])
+    assert [len(y) for _, y in data.sample(5).batches(2)] == [2, 2, 1]
+    assert [len(y) for _, y in data.sample(50).batches(10)] == [7]
+
+
 def test_digits_say_what_is_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     with pytest.raises(RuntimeUnavailable, match="pip install"):

@@ -1,0 +1,64 @@
+"""From a float graph to one of integers.
+
+`prepare` folds and equalizes; `calibrate` records, on samples, what every activation is like; a scheme then writes
+the integers in the form that a kind of runtime fuses; and `exact` says what such a graph means.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx_ir as ir
+
+from ..audit import load
+from ..passes import fold_batchnorm
+from . import convinteger, equalize, exact
+from .calibration import Calibration, Range, calibrate, instrument
+from .layers import find
+
+__all__ = [
+    "SCHEMES",
+    "Calibration",
+    "Quantization",
+    "Range",
+    "calibrate",
+    "exact",
+    "instrument",
+    "layer_names",
+    "prepare",
+]
+
+SCHEMES: dict[str, Callable[[ir.Model, Calibration, Collection[str]], None]] = {"convinteger": convinteger.run}
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """How a graph is to be quantized: from what `prepare` wrote, by the ranges found there."""
+
+    prepared: Path
+    calibration: Calibration
+    scheme: str  # one of SCHEMES
+    keep: tuple[str, ...] = ()  # layers left in float, by their weights' names
+
+    def run(self, model: ir.Model) -> None:
+        """Quantize a model, lowered from what `prepare` wrote, in place."""
+        SCHEMES[self.scheme](model, self.calibration, self.keep)
+
+
+def prepare(source: Path, destination: Path) -> None:
+    """Write the canonical graph `source` as it is calibrated: batch norms folded, layers equalized.
+
+    It computes what it did before, and the names of its activations are those of every graph lowered from it.
+    """
+    model = load(source)
+    fold_batchnorm.run(model, batch_size=1)
+    equalize.run(model)
+    model.graph.sort()
+    ir.save(model, destination)
+
+
+def layer_names(path: Path) -> list[str]:
+    """The layers of a graph that can be quantized, by their weights' names."""
+    return [layer.name for layer in find(load(path))]

@@ -1,0 +1,95 @@
+"""What int8 makes of a network's logits, by how ranges are found and what else is done: the table of quantization.md.
+
+    python -m benchmarks.integers runs/digits digits
+
+For both halves of a pair: the root mean square difference of the logits from float, and the accuracy, on the test
+split of a built-in data set. Calibrated on 512 samples of its training split; in exact arithmetic, so without any
+engine's own rounding.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime
+from numpy.typing import NDArray
+
+from acdc_export import data, graph
+from acdc_export.graph import quantize
+from acdc_export.graph.passes import fold_batchnorm
+from acdc_export.graph.quantize.calibration import Method
+from acdc_export.pair import HALVES, Pair
+
+SAMPLES, BATCH = 512, 64
+METHODS: tuple[Method, ...] = ("min-max", "percentile", "mse")
+DONE = {"neither": (False, False), "equalized": (True, False), "bias corrected": (False, True), "both": (True, True)}
+Arrays = Mapping[str, NDArray[Any]]
+
+
+def main(pair: Pair, name: str) -> None:
+    spec = pair.record.inputs[0].name
+    training = [{spec: x} for x, _ in data.load(f"{name}:train").sample(SAMPLES).batches(BATCH)]
+    test = list(data.load(f"{name}:test").batches(BATCH))
+    labels = np.concatenate([y for _, y in test])
+    inputs: list[Arrays] = [{spec: x} for x, _ in test]  # type: ignore[dict-item]
+    output = pair.record.outputs[0].name
+    with tempfile.TemporaryDirectory() as scratch:
+        for half in HALVES:
+            wanted = _run(pair.onnx(half), inputs, output)
+            print(f"{half}: {_right(wanted, labels):.2f} % right in float; root mean square difference, % right")
+            for method in METHODS:
+                cells = []
+                for equalized, corrected in DONE.values():
+                    path = _integers(pair.onnx(half), Path(scratch), training, method, equalized, corrected)
+                    found = _run(path, inputs, output)
+                    cells.append(f"{np.sqrt(np.square(found - wanted).mean()):.4f} {_right(found, labels):6.2f}")
+                print(f"  {method:<12}" + "".join(f"{cell:>18}" for cell in cells), flush=True)
+
+
+def _integers(
+    source: Path, folder: Path, training: list[Any], method: Method, equalized: bool, corrected: bool
+) -> Path:
+    prepared = folder / "prepared.onnx"
+    if equalized:
+        quantize.prepare(source, prepared)
+    else:
+        model = graph.load(source)
+        fold_batchnorm.run(model, batch_size=1)
+        ir.save(model, prepared)
+    watched = quantize.instrument(prepared, folder / "instrumented.onnx")
+    session = onnxruntime.InferenceSession(folder / "instrumented.onnx")
+    names = [value.name for value in session.get_outputs()]
+    found = quantize.calibrate(
+        lambda inputs: dict(zip(names, session.run(names, inputs), strict=True)), lambda: training, watched, method
+    )
+    if not corrected:
+        found = replace(found, means={key: 0 * mean for key, mean in found.means.items()})
+    graph.lower(
+        source,
+        folder / "integers.onnx",
+        passes=("fold_batchnorm",),
+        batch_size=BATCH,
+        quantization=graph.Quantization(prepared, found, "convinteger"),
+    )
+    quantize.exact.write(folder / "integers.onnx", folder / "exact.onnx")
+    return folder / "exact.onnx"
+
+
+def _run(path: Path, inputs: list[Arrays], output: str) -> NDArray[Any]:
+    session = onnxruntime.InferenceSession(path)
+    return np.concatenate([session.run([output], batch)[0] for batch in inputs])
+
+
+def _right(logits: NDArray[Any], labels: NDArray[Any]) -> float:
+    return 100 * float((logits.argmax(axis=1) == labels).mean())
+
+
+if __name__ == "__main__":
+    main(Pair.load(sys.argv[1]), sys.argv[2])

@@ -1,0 +1,281 @@
+"""Quantization keeps zeros, and what the network computes: each step by itself, and all of them on a small network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
+
+from acdc_export import graph
+from acdc_export.errors import CalibrationError, GraphError
+from acdc_export.graph import audit, load, quantize
+from acdc_export.graph.quantize import Calibration, Quantization, Range, calibrate, equalize, exact
+from acdc_export.graph.quantize.calibration import Arrays, Method
+
+SIDE = 6
+TARGET = ("fold_batchnorm", "global_average_pool", "static_batch")
+
+
+def run(path: Path, x: np.ndarray) -> dict[str, np.ndarray]:
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(names, {"x": x}), strict=True))
+
+
+def samples(rows: int = 4, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=(rows, 3, SIDE, SIDE)).astype(np.float32)
+
+
+def write(path: Path, seed: int = 0, groups: int = 1, flat: bool = False, uneven: float = 1.0) -> Path:
+    """A convolution, a depthwise or plain one around which its input is led, and a head; 80 % zeros in the second.
+
+    `uneven` is how far the channels of the first weight differ in size; `flat` leaves height and width to the head.
+    """
+    random = np.random.default_rng(seed)
+    first = random.normal(size=(8, 3, 3, 3)) * np.geomspace(1, uneven, 8)[:, None, None, None]
+    first[0] = 0  # a channel that was pruned as a whole
+    second = random.normal(size=(8, 8 // groups, 3, 3))
+    second[random.random(second.shape) < 0.8] = 0
+    second[0, 0, 0, 0] = 1.0
+    features = 8 * SIDE * SIDE if flat else 8
+    arrays = {
+        "first": first, "first_bias": random.normal(size=8), "second": second,
+        "head": random.normal(size=(5, features)), "head_bias": random.normal(size=5),
+    }  # fmt: skip
+    pads = {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1]}
+    pool = [] if flat else [helper.make_node("GlobalAveragePool", ["sum"], ["pooled"])]
+    nodes = [
+        helper.make_node("Conv", ["x", "first", "first_bias"], ["a"], **pads),
+        helper.make_node("Relu", ["a"], ["b"]),
+        helper.make_node("Conv", ["b", "second"], ["c"], group=groups, **pads),
+        helper.make_node("Relu", ["c"], ["d"]),
+        helper.make_node("Add", ["d", "b"], ["sum"]),
+        *pool,
+        helper.make_node("Flatten", ["sum" if flat else "pooled"], ["e"]),
+        helper.make_node("Gemm", ["e", "head", "head_bias"], ["logits"], transB=1),
+    ]
+    made = helper.make_graph(
+        nodes,
+        "net",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 3, SIDE, SIDE])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 5])],
+        [numpy_helper.from_array(array.astype(np.float32), name) for name, array in arrays.items()],
+    )
+    model = helper.make_model(made, ir_version=8, opset_imports=[helper.make_opsetid("", 18)])
+    onnx.save(onnx.shape_inference.infer_shapes(model), path)
+    return path
+
+
+def quantized(source: Path, folder: Path, keep: tuple[str, ...] = (), method: Method = "mse") -> Quantization:
+    quantize.prepare(source, folder / "prepared.onnx")
+    watched = quantize.instrument(folder / "prepared.onnx", folder / "instrumented.onnx")
+    batches = [{"x": samples(8, seed)} for seed in range(4)]
+    found = calibrate(lambda inputs: run(folder / "instrumented.onnx", inputs["x"]), lambda: batches, watched, method)
+    return Quantization(folder / "prepared.onnx", found, "convinteger", keep)
+
+
+def lowered(source: Path, folder: Path, quantization: Quantization | None) -> graph.Lowered:
+    return graph.lower(source, folder / "out.onnx", passes=TARGET, batch_size=4, quantization=quantization)
+
+
+def operators(path: Path) -> list[str]:
+    return [node.op_type for node in onnx.load(path).graph.node]
+
+
+# ------------------------------------------------------------------------------------------------ equalization
+
+
+@given(seed=st.integers(0, 99), groups=st.sampled_from([1, 2, 8]), flat=st.booleans(), uneven=st.sampled_from([1, 300]))
+@settings(max_examples=25, deadline=None)
+def test_equalizing_changes_neither_outputs_nor_zeros(
+    tmp_path_factory: pytest.TempPathFactory, seed: int, groups: int, flat: bool, uneven: int
+) -> None:
+    folder = tmp_path_factory.mktemp("equalize")
+    source = write(folder / "in.onnx", seed, groups, flat, uneven)
+    quantize.prepare(source, folder / "out.onnx")
+    before, after = run(source, samples())["logits"], run(folder / "out.onnx", samples())["logits"]
+    np.testing.assert_allclose(after, before, rtol=1e-4, atol=1e-4 * np.abs(before).max())
+    assert [weight.zeros for weight in audit(load(folder / "out.onnx"))] == [
+        weight.zeros for weight in audit(load(source))
+    ]
+
+
+def chain(path: Path) -> Path:
+    """Two convolutions behind each other, with channels of very unlike sizes between them."""
+    random = np.random.default_rng(0)
+    sizes = np.geomspace(1, 1000, 8)[:, None, None, None]
+    arrays = {
+        "first": random.normal(size=(8, 3, 3, 3)) * sizes,
+        "second": random.normal(size=(4, 8, 1, 1)) / sizes.reshape(1, 8, 1, 1),
+    }
+    made = helper.make_graph(
+        [
+            helper.make_node("Conv", ["x", "first"], ["a"]),
+            helper.make_node("Relu", ["a"], ["b"]),
+            helper.make_node("Conv", ["b", "second"], ["logits"]),
+        ],
+        "chain",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 3, SIDE, SIDE])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 4, SIDE - 2, SIDE - 2])],
+        [numpy_helper.from_array(array.astype(np.float32), name) for name, array in arrays.items()],
+    )
+    model = helper.make_model(made, ir_version=8, opset_imports=[helper.make_opsetid("", 18)])
+    onnx.save(onnx.shape_inference.infer_shapes(model), path)
+    return path
+
+
+def test_channels_between_two_layers_come_to_like_sizes(tmp_path: Path) -> None:
+    model = load(chain(tmp_path / "in.onnx"))
+    assert equalize.run(model) == 1
+    first, second = (model.graph.initializers[name].const_value.numpy() for name in ("first", "second"))  # type: ignore[union-attr]
+    rows, columns = np.abs(first).max((1, 2, 3)), np.abs(second).max((0, 2, 3))
+    np.testing.assert_allclose(rows, columns, rtol=0.02)
+    assert rows.max() / rows.min() < 5  # of 1000
+
+
+def test_layers_around_which_something_is_led_are_no_pair(tmp_path: Path) -> None:
+    assert equalize.run(load(write(tmp_path / "in.onnx"))) == 0
+
+
+# ------------------------------------------------------------------------------------------------ calibration
+
+
+def of(batches: Iterable[np.ndarray], method: Method = "min-max") -> Calibration:
+    """Calibrate a network whose one activation is its input."""
+    found: list[Arrays] = [{"x": np.asarray(batch, dtype=np.float32)} for batch in batches]
+    return calibrate(lambda inputs: {}, lambda: found, {"x": 1}, method)
+
+
+def test_ranges_hold_zero_and_all_values() -> None:
+    found = of([[[1.0, 5.0]], [[2.0, 9.0]]])
+    assert found.ranges == {"x": Range(0.0, 9.0)}
+    assert found.samples == 2
+    np.testing.assert_allclose(found.means["x"], [1.5, 7.0])
+
+
+def test_means_are_by_channel() -> None:
+    x = samples(6)
+    np.testing.assert_allclose(of([x[:2], x[2:]]).means["x"], x.mean((0, 2, 3)), atol=1e-6)
+
+
+@pytest.mark.parametrize(("method", "most"), [("percentile", 10.0), ("mse", 95.0)])
+def test_a_single_far_value_is_left_out_or_drawn_in(method: Method, most: float) -> None:
+    x = np.random.default_rng(0).normal(size=(100, 1000))
+    x[0, 0] = 100.0
+    found = of([x], method).ranges["x"]
+    assert found.high < most
+    assert found.low < -2.0
+
+
+@given(st.lists(st.floats(-100, 100, width=32), min_size=2, max_size=30))
+@settings(max_examples=60, deadline=None)
+def test_every_method_gives_a_range_around_zero(values: list[float]) -> None:
+    if min(values) == max(values):
+        return
+    for method in ("min-max", "percentile", "mse"):
+        found = of([np.array([values])], method).ranges["x"]  # type: ignore[arg-type]
+        assert min(0.0, min(values)) <= found.low <= 0.0 <= found.high <= max(0.0, max(values)) + 1e-3
+        assert found.low < found.high
+
+
+@pytest.mark.parametrize(
+    ("batches", "message"),
+    [
+        ([], "no samples to calibrate with"),
+        ([[[1.0, np.nan]]], "x is not finite"),
+        ([[[2.0, 2.0]], [[2.0, 2.0]]], "x is 2 for all samples"),
+    ],
+)
+def test_samples_of_which_no_range_comes(batches: list[np.ndarray], message: str) -> None:
+    with pytest.raises(CalibrationError, match=message):
+        of(batches)
+
+
+# ------------------------------------------------------------------------------------------------ integers
+
+
+@pytest.mark.parametrize("method", ["min-max", "percentile", "mse"])
+@pytest.mark.parametrize("groups", [1, 8])
+def test_integers_are_near_the_floats_and_keep_every_zero(tmp_path: Path, groups: int, method: Method) -> None:
+    source = write(tmp_path / "in.onnx", groups=groups)
+    done = lowered(source, tmp_path, quantized(source, tmp_path, method=method))
+    assert operators(done.path).count("ConvInteger") == 2
+    assert operators(done.path).count("MatMulInteger") == 1
+    assert not {"Conv", "Gemm"} & set(operators(done.path))
+    for before, after in zip(done.canonical, done.weights, strict=True):
+        assert after.zeros >= before.zeros
+        assert after.shape in (before.shape, before.shape[::-1])
+    x = samples(4, seed=9)
+    exact.write(done.path, tmp_path / "exact.onnx")
+    wanted, found = run(source, x)["logits"], run(tmp_path / "exact.onnx", x)["logits"]
+    assert np.abs(found - wanted).max() < 0.05 * np.abs(wanted).max()
+
+
+def test_what_is_led_around_is_read_back_and_not_kept_twice(tmp_path: Path) -> None:
+    source = write(tmp_path / "in.onnx")
+    done = lowered(source, tmp_path, quantized(source, tmp_path))
+    assert operators(done.path).count("QuantizeLinear") == 3  # x, b and what goes into the head
+    assert operators(done.path).count("DequantizeLinear") == 1
+
+
+def test_layers_that_are_kept_stay_as_they_were(tmp_path: Path) -> None:
+    source = write(tmp_path / "in.onnx")
+    done = lowered(source, tmp_path, quantized(source, tmp_path, keep=("second",)))
+    assert operators(done.path).count("Conv") == 1
+    assert operators(done.path).count("ConvInteger") == 1
+    assert quantize.layer_names(done.path) == ["second"]
+
+
+def test_the_mean_of_each_output_stays(tmp_path: Path) -> None:
+    """A weight with few levels moves the means; the bias takes that back."""
+    source = chain(tmp_path / "in.onnx")
+    with_means = quantized(source, tmp_path)
+    without = replace(
+        with_means.calibration, means={key: 0 * mean for key, mean in with_means.calibration.means.items()}
+    )
+    x = np.concatenate([samples(8, seed) for seed in range(4)])
+    wanted = run(source, x)["logits"].mean((0, 2, 3))
+    moved = []
+    for quantization in (with_means, replace(with_means, calibration=without)):
+        done = graph.lower(source, tmp_path / "out.onnx", passes=(), batch_size=4, quantization=quantization)
+        exact.write(done.path, tmp_path / "exact.onnx")
+        moved.append(np.abs(run(tmp_path / "exact.onnx", x)["logits"].mean((0, 2, 3)) - wanted).max())
+    assert moved[0] < 0.5 * moved[1]
+
+
+def test_an_activation_that_was_not_calibrated_is_named(tmp_path: Path) -> None:
+    source = write(tmp_path / "in.onnx")
+    known = quantized(source, tmp_path)
+    fewer = replace(known.calibration, ranges={key: one for key, one in known.calibration.ranges.items() if key != "b"})
+    with pytest.raises(GraphError, match="The activation b, which goes into second, was not calibrated"):
+        lowered(source, tmp_path, replace(known, calibration=fewer))
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_exact_arithmetic_is_that_of_the_integers(tmp_path: Path, flat: bool) -> None:
+    """Against integers in numpy: an engine's own kernels may saturate."""
+    source = write(tmp_path / "in.onnx", flat=flat)
+    done = lowered(source, tmp_path, quantized(source, tmp_path))
+    exact.write(done.path, tmp_path / "exact.onnx")
+    model = onnx.load(tmp_path / "exact.onnx")
+    assert not {"ConvInteger", "MatMulInteger"} & {node.op_type for node in model.graph.node}
+    constants = {one.name: numpy_helper.to_array(one) for one in onnx.load(done.path).graph.initializer}
+    integers = onnx.load(done.path)
+    (product,) = (node for node in integers.graph.node if node.op_type == "MatMulInteger")
+    (addition,) = (node for node in integers.graph.node if node.op_type == "Add" and product.output[0] in node.input)
+    integers.graph.output.append(helper.make_tensor_value_info(product.input[0], TensorProto.UINT8, None))
+    onnx.save(integers, tmp_path / "watched.onnx")
+    x = samples(4, seed=5)
+    seen = run(tmp_path / "watched.onnx", x)[product.input[0]].astype(np.int64)
+    sums = (seen - int(constants[product.input[2]])) @ constants[product.input[1]].astype(np.int64)
+    sums = sums + constants[addition.input[1]]
+    (scale,) = (array for name, array in constants.items() if name.startswith("head") and name.endswith("rescale"))
+    np.testing.assert_allclose(run(tmp_path / "exact.onnx", x)["logits"], sums * scale, rtol=1e-5, atol=1e-5)
