@@ -67,7 +67,7 @@ def _integers(
     session = onnxruntime.InferenceSession(folder / "instrumented.onnx")
     names = [value.name for value in session.get_outputs()]
     found = quantize.calibrate(
-        lambda inputs: dict(zip(names, session.run(names, inputs), strict=True)), lambda: training, watched, method
+        lambda inputs: dict(zip(names, session.run(names, inputs), strict=True)), training, watched, method
     )
     if not corrected:
         found = replace(found, means={key: 0 * mean for key, mean in found.means.items()})

@@ -47,7 +47,7 @@ def prepare(trial: Trial) -> dict[Half, graph.Quantization]:
             _check_names(integers.keep, quantize.layer_names(prepared))
             watched = quantize.instrument(prepared, instrumented)
             with closing(trial.open(instrumented, _ROWS, integers.floats)) as engine:
-                calibration = quantize.calibrate(engine.run, lambda: inputs, watched)
+                calibration = quantize.calibrate(engine.run, inputs, watched)
             found[half] = graph.Quantization(prepared, calibration, scheme, integers.keep)
             advance()
     return found

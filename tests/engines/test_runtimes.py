@@ -65,7 +65,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
     return Model(tmp_path_factory.mktemp("model"))
 
 
-@pytest.fixture(scope="module", params=["onnxruntime", "cpu"])
+@pytest.fixture(scope="module", params=["onnxruntime", "openvino", "cpu"])
 def runtime(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Target, Environment]:
     target = load_target(request.param)
     remembered = tmp_path_factory.mktemp("home") / "licenses.json"

@@ -78,7 +78,7 @@ def quantized(source: Path, folder: Path, keep: tuple[str, ...] = (), method: Me
     quantize.prepare(source, folder / "prepared.onnx")
     watched = quantize.instrument(folder / "prepared.onnx", folder / "instrumented.onnx")
     batches = [{"x": samples(8, seed)} for seed in range(4)]
-    found = calibrate(lambda inputs: run(folder / "instrumented.onnx", inputs["x"]), lambda: batches, watched, method)
+    found = calibrate(lambda inputs: run(folder / "instrumented.onnx", inputs["x"]), batches, watched, method)
     return Quantization(folder / "prepared.onnx", found, "convinteger", keep)
 
 
@@ -151,7 +151,7 @@ def test_layers_around_which_something_is_led_are_no_pair(tmp_path: Path) -> Non
 def of(batches: Iterable[np.ndarray], method: Method = "min-max") -> Calibration:
     """Calibrate a network whose one activation is its input."""
     found: list[Arrays] = [{"x": np.asarray(batch, dtype=np.float32)} for batch in batches]
-    return calibrate(lambda inputs: {}, lambda: found, {"x": 1}, method)
+    return calibrate(lambda inputs: {}, found, {"x": 1}, method)
 
 
 def test_ranges_hold_zero_and_all_values() -> None:

@@ -23,6 +23,7 @@ Run = Callable[[Arrays], Arrays]
 Method = Literal["min-max", "percentile", "mse"]
 
 _BINS = 2048
+_SOME = 2**15  # values of an activation that are kept of each batch, chosen at random
 _PERCENTILE = 99.99  # of the values, between the two ends
 _STEPS = 64  # ranges that are tried for the least error
 _LEVELS = 255
@@ -64,74 +65,69 @@ def instrument(source: Path, destination: Path) -> dict[str, int]:
     return watched
 
 
-def calibrate(
-    run: Run, batches: Callable[[], Iterable[Arrays]], watched: Mapping[str, int], method: Method = "mse"
-) -> Calibration:
+def calibrate(run: Run, batches: Iterable[Arrays], watched: Mapping[str, int], method: Method = "mse") -> Calibration:
     """Ranges and means of the `watched` values, which `run` gives for a batch of inputs.
 
-    The batches are gone through twice: for the ends of each range, and for what lies between them.
+    The ends of a range and the means are of all values; what lies between the ends is told by some of them.
 
     Raises:
         CalibrationError: no samples, values that are not finite, or an activation that is always the same.
     """
-    ends, sums, samples = _ends(run, batches(), watched)
-    if not samples:
-        raise CalibrationError("There are no samples to calibrate with.", "Give some of the training split.")
-    means = {name: total / count for name, (total, count) in sums.items()}
-    if method == "min-max":
-        ranges = ends
-    else:
-        narrowed = {"percentile": _percentile, "mse": _least_error}[method]
-        counts = _counts(run, batches(), watched, ends)
-        ranges = {name: narrowed(counts[name], ends[name]) for name in watched}
-    return Calibration(method, samples, ranges, means)
-
-
-def _ends(
-    run: Run, batches: Iterable[Arrays], watched: Mapping[str, int]
-) -> tuple[dict[str, Range], dict[str, tuple[NDArray[np.float64], int]], int]:
-    """The least and the greatest value of each, with zero; sums by channel, and of how many values; the samples."""
-    ends: dict[str, Range] = {}
-    sums: dict[str, tuple[NDArray[np.float64], int]] = {}
-    constant: dict[str, float | None] = {}
+    random = np.random.default_rng(0)
+    seen = {name: _Seen() for name in watched}
     samples = 0
     for inputs in batches:
         samples += len(next(iter(inputs.values())))
         found = {**inputs, **run(inputs)}
         for name, axis in watched.items():
-            array = found[name]
-            low, high = float(array.min()), float(array.max())
-            if not (np.isfinite(low) and np.isfinite(high)):
-                raise CalibrationError(
-                    f"The activation {name} is not finite.", "Are the calibration samples prepared as for training?"
-                )
-            constant[name] = low if low == high and constant.get(name, low) == low else None
-            before = ends.get(name, Range(0.0, 0.0))
-            ends[name] = Range(min(low, before.low), max(high, before.high))
-            other = tuple(at for at in range(array.ndim) if at != axis % array.ndim)
-            total, count = sums.get(name, (np.zeros(array.shape[axis]), 0))
-            sums[name] = (total + array.sum(axis=other, dtype=np.float64), count + array.size // array.shape[axis])
-    stuck = [name for name, value in constant.items() if value is not None]
-    if stuck:
-        raise CalibrationError(
-            f"The activation {stuck[0]} is {constant[stuck[0]]:g} for all samples.",
-            "Calibrate with more, and other, samples; a layer that gives the same for all of them is dead.",
-        )
-    return ends, sums, samples
+            seen[name].add(name, found[name], axis, random)
+    if not samples:
+        raise CalibrationError("There are no samples to calibrate with.", "Give some of the training split.")
+    for name, one in seen.items():
+        if one.least == one.greatest:
+            raise CalibrationError(
+                f"The activation {name} is {one.least:g} for all samples.",
+                "Calibrate with more, and other, samples; a layer that gives the same for all of them is dead.",
+            )
+    narrowed = {"min-max": lambda counts, ends: ends, "percentile": _percentile, "mse": _least_error}[method]
+    return Calibration(
+        method,
+        samples,
+        ranges={name: narrowed(one.counts(), one.ends) for name, one in seen.items()},
+        means={name: one.total / one.count for name, one in seen.items()},
+    )
 
 
-def _counts(
-    run: Run, batches: Iterable[Arrays], watched: Mapping[str, int], ends: Mapping[str, Range]
-) -> dict[str, NDArray[np.int64]]:
-    """How many values are in each of 2048 bins of equal width between the ends."""
-    counts = {name: np.zeros(_BINS, dtype=np.int64) for name in watched}
-    for inputs in batches:
-        found = {**inputs, **run(inputs)}
-        for name in watched:
-            low, high = ends[name].low, ends[name].high
-            places = ((found[name].ravel() - np.float32(low)) * np.float32(_BINS / (high - low))).astype(np.int32)
-            counts[name] += np.bincount(np.clip(places, 0, _BINS - 1, out=places), minlength=_BINS)
-    return counts
+class _Seen:
+    """What was seen of an activation."""
+
+    def __init__(self) -> None:
+        self.least, self.greatest = np.inf, -np.inf
+        self.total: NDArray[np.float64] = np.zeros(1)  # by channel,
+        self.count = 0  # of so many values each
+        self._some: list[NDArray[np.float32]] = []
+
+    def add(self, name: str, array: NDArray[np.float32], axis: int, random: np.random.Generator) -> None:
+        low, high = float(array.min()), float(array.max())
+        if not (np.isfinite(low) and np.isfinite(high)):
+            raise CalibrationError(
+                f"The activation {name} is not finite.", "Are the calibration samples prepared as for training?"
+            )
+        self.least, self.greatest = min(self.least, low), max(self.greatest, high)
+        others = tuple(at for at in range(array.ndim) if at != axis % array.ndim)
+        self.total = self.total + array.sum(axis=others, dtype=np.float64)
+        self.count += array.size // array.shape[axis]
+        values = array.ravel()
+        self._some.append(values if values.size <= _SOME else values[random.integers(0, values.size, _SOME)])
+
+    @property
+    def ends(self) -> Range:
+        """The least and the greatest value, and zero."""
+        return Range(min(0.0, self.least), max(0.0, self.greatest))
+
+    def counts(self) -> NDArray[np.int64]:
+        """How many of some values are in each bin between the ends."""
+        return np.histogram(np.concatenate(self._some), _BINS, (self.ends.low, self.ends.high))[0]
 
 
 def _percentile(counts: NDArray[np.int64], ends: Range) -> Range:
