@@ -1,0 +1,263 @@
+"""Families of networks in DeepSparse: on its sparse path, faster than their twins, no slower than TorchScript's graph.
+
+    python -m benchmarks.families                   what is missing of all families, and the table
+    python -m benchmarks.families resnet50 vgg16    these, measured anew, and the table
+
+Weights are random, and nine of ten in each layer zero in the sparse half, by magnitude: latency is the same as of
+trained ones. Three arms alternate, at batch 1: the sparse half as `cpu` lowers it, its dense twin so lowered, and the
+sparse half's weights in the graph that torch's older exporter writes, unlowered. torchvision's networks need
+requirements-vision.txt and BERT requirements-frameworks.txt, which is to say two environments, with one command each.
+
+Pairs stay in runs/families; results/families.json gets a family when it is measured.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from acdc_export import Unstructured, graph, machine, models
+from acdc_export.config import load_target
+from acdc_export.engines import ensure, open_engine
+from acdc_export.evidence import latency
+from acdc_export.evidence.latency import Plan
+from acdc_export.history import PhaseRecord
+from acdc_export.pair import Pair
+from acdc_export.training.to_onnx import write_pair
+
+PAIRS = Path("runs") / "families"
+RESULTS = Path(__file__).parent / "results" / "families.json"
+SPARSITY = 0.9
+TORCHSCRIPT_OPSET = 14
+PLAN = Plan(budget=3600.0, most=6, launch=2.0)  # loading takes up to a minute
+ARMS = ("sparse", "dense", "torchscript")
+
+
+def main() -> None:
+    names = sys.argv[1:] or [name for name in FAMILIES if name not in _read()]
+    unknown = [name for name in names if name not in FAMILIES]
+    if unknown:
+        sys.exit(f"unknown family {', '.join(unknown)}; there are {', '.join(FAMILIES)}")
+    RESULTS.parent.mkdir(exist_ok=True)
+    for name in names:
+        package = FAMILIES[name][0]
+        if not importlib.util.find_spec(package):
+            print(f"{name}: {package} is not installed here", flush=True)
+            continue
+        found = measure(_pair(name))
+        RESULTS.write_text(json.dumps({**_read(), name: found}, indent=2) + "\n")
+        _print(name, found)
+    print()
+    for name, found in _read().items():
+        _print(name, found)
+
+
+# ---------------------------------------------------------------------------------------------------- the networks
+
+
+def _torchvision(name: str) -> nn.Module:
+    import torchvision
+
+    return getattr(torchvision.models, name)(weights=None)  # type: ignore[no-any-return]
+
+
+def _vit_s() -> nn.Module:
+    """The small vision transformer, which torchvision has no name for."""
+    from torchvision.models import VisionTransformer
+
+    shape = {"image_size": 224, "patch_size": 16, "num_layers": 12, "num_heads": 6}
+    model = VisionTransformer(**shape, hidden_dim=384, mlp_dim=1536)
+    nn.init.normal_(model.heads.head.weight, std=0.02)  # it begins with a head of zeros, which no pair may have
+    return model  # type: ignore[no-any-return]
+
+
+class _Logits(nn.Module):
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        return self.model(input_ids=input_ids, attention_mask=attention_mask).logits  # type: ignore[no-any-return]
+
+
+def _bert() -> nn.Module:
+    from transformers import BertConfig, BertForSequenceClassification
+
+    return _Logits(BertForSequenceClassification(BertConfig()))
+
+
+def _images(side: int) -> dict[str, torch.Tensor]:
+    return {"input": torch.randn(3, 3, side, side)}
+
+
+def _sentences() -> dict[str, torch.Tensor]:
+    mask = torch.ones(3, 128, dtype=torch.int64)
+    mask[:, 100:] = 0
+    return {"input_ids": torch.randint(0, 30000, (3, 128)), "attention_mask": mask}
+
+
+_IMAGENET = partial(_images, 224)
+_TORCHVISION = ("resnet18", "resnet50", "mobilenet_v2", "efficientnet_b0", "vgg16", "densenet121")
+FAMILIES: dict[str, tuple[str, Callable[[], nn.Module], Callable[[], dict[str, torch.Tensor]]]] = {
+    **{name: ("torchvision", partial(_torchvision, name), _IMAGENET) for name in _TORCHVISION},
+    "mobilenet_v1": ("torch", partial(models.build, "mobilenet_v1", {}), _IMAGENET),
+    "wide_resnet_28_10": ("torch", partial(models.build, "wide_resnet", {}), partial(_images, 32)),
+    "vit_s_16": ("torchvision", _vit_s, _IMAGENET),
+    "bert_base": ("transformers", _bert, _sentences),
+}
+"""By name: the package that it needs, what makes it and what it takes."""
+
+
+def _pair(name: str) -> Pair:
+    """The family's pair, with TorchScript's graph of its sparse half beside it, made once."""
+    path = PAIRS / name
+    script = path.with_name(f"{name}-torchscript.onnx")
+    if path.exists() and script.exists():
+        return Pair.load(path)
+    _, make, take = FAMILIES[name]
+    torch.manual_seed(0)
+    model = make().eval()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):  # as training would leave them: no two channels alike
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 1.5)
+    torch.manual_seed(1)
+    inputs = take()
+    pattern = Unstructured(SPARSITY, "uniform")
+    masks = pattern.masks(dict(pattern.cover(model).weights))
+    dense = {key: value.clone() for key, value in model.state_dict().items()}
+    sparse = {key: value * masks[key] if key in masks else value for key, value in dense.items()}
+    pair = write_pair(
+        path,
+        model,
+        sparse,
+        dense,
+        tuple(inputs.values()),
+        pattern=pattern,
+        pruned=list(masks),
+        left_dense={},
+        unit="epoch",
+        phases=[PhaseRecord("dense", 0, 1), PhaseRecord("sparse", 1, 2)],
+        epochs=[],
+        metrics={},
+        input_names=list(inputs),
+    )
+    model.load_state_dict(sparse)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            model,
+            tuple(value[:1] for value in inputs.values()),
+            str(script),
+            dynamo=False,
+            opset_version=TORCHSCRIPT_OPSET,
+            input_names=list(inputs),
+            output_names=["logits"],
+        )
+    return pair
+
+
+# -------------------------------------------------------------------------------------------------- what is measured
+
+
+class _Told:
+    """An engine of which it is kept what it says of itself, and what it gives for the first of the pair's inputs."""
+
+    def __init__(self, engine: Any, inputs: dict[str, Any], said: dict[str, Any]) -> None:
+        self._engine, self._inputs, self._said = engine, inputs, said
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+    def ready(self) -> None:
+        self._engine.ready()
+        if not self._said:
+            self._said |= self._engine.info()
+            self._said["logits"] = self._engine.run(self._inputs)["logits"]
+
+
+def measure(pair: Pair) -> dict[str, Any]:
+    """What the engine takes of the pair, how far its outputs are from PyTorch's, and how its arms compare."""
+    target, cpus = load_target("cpu"), machine.describe().cpus
+    environment = ensure(target)
+    inputs = {name: array[:1] for name, array in pair.reference.inputs.items()}
+    settings = target.graph
+    with tempfile.TemporaryDirectory() as folder:
+        paths = {half: Path(folder) / f"{half}.onnx" for half in ("sparse", "dense")}
+        for half, path in paths.items():
+            graph.lower(
+                pair.path / f"{half}.onnx",
+                path,
+                passes=settings.passes,
+                batch_size=1,
+                ir_version=settings.ir_version,
+                opset=settings.opset,
+            )
+        paths["torchscript"] = pair.path.with_name(f"{pair.path.name}-torchscript.onnx")
+        said: dict[str, dict[str, Any]] = {arm: {} for arm in ARMS}
+
+        def launch(path: Path, wait: bool = True) -> Any:
+            return open_engine(target, environment, path, batch_size=1, threads=len(cpus), cpus=cpus, wait=wait)
+
+        def told(arm: str) -> Any:
+            return _Told(launch(paths[arm], wait=False), inputs, said[arm])
+
+        arms: dict[str, Callable[[], Any]] = {arm: partial(told, arm) for arm in ARMS}
+        found, _ = latency.measure(arms, inputs, batch_size=1, plan=PLAN, cpus=cpus)
+
+        def fraction(path: Path) -> float:
+            with launch(path) as engine:
+                return float(engine.info()["supported_ops"])
+
+        missing = []
+        if said["sparse"]["supported_ops"] < 1.0:
+            missing = graph.unsupported(paths["sparse"], Path(folder), fraction)
+    expected = {"sparse": pair.reference.sparse, "dense": pair.reference.dense, "torchscript": pair.reference.sparse}
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "processor": machine.describe().processor,
+        "cores": len(cpus),
+        "torch": torch.__version__,
+        "supported_ops": {arm: said[arm]["supported_ops"] for arm in ARMS},
+        "unsupported": missing,
+        "difference": {arm: _difference(said[arm]["logits"], expected[arm]["logits"][:1]) for arm in ARMS},
+        "p50": {arm: found.arms[arm].p50 for arm in ARMS},
+        "ratios": {arm: [ratio.value, ratio.low, ratio.high] for arm, ratio in found.ratios.items()},
+        "launches": found.launches,
+        "rounds": found.rounds,
+    }
+
+
+def _difference(got: Any, expected: Any) -> float:
+    """As parity has it: abs(output - reference) over 1 + abs(reference), the largest."""
+    return float(np.max(np.abs(got - expected) / (1 + np.abs(expected))))
+
+
+def _print(name: str, found: dict[str, Any]) -> None:
+    own, script = found["supported_ops"]["sparse"], found["supported_ops"]["torchscript"]
+    ratios = [f"{value:5.2f} [{low:.2f}, {high:.2f}]" for value, low, high in map(found["ratios"].get, ARMS[1:])]
+    print(
+        f"{name:20} on the sparse path {own:.4f} (TorchScript's {script:.4f})  {found['p50']['sparse']:8.2f} ms  "
+        f"twin / sparse {ratios[0]}  TorchScript's / ours {ratios[1]}  {' '.join(found['unsupported'])}",
+        flush=True,
+    )
+
+
+def _read() -> dict[str, Any]:
+    return json.loads(RESULTS.read_text()) if RESULTS.exists() else {}  # type: ignore[no-any-return]
+
+
+if __name__ == "__main__":
+    main()
