@@ -41,7 +41,7 @@ PAIRS = Path("runs") / "families"
 RESULTS = Path(__file__).parent / "results" / "families.json"
 SPARSITY = 0.9
 TORCHSCRIPT_OPSET = 14
-PLAN = Plan(budget=3600.0, most=6, launch=2.0)  # loading takes up to a minute
+PLAN = Plan(budget=3600.0, most=4, launch=2.0)  # loading takes up to a minute
 ARMS = ("sparse", "dense", "torchscript")
 
 

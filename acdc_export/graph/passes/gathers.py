@@ -64,6 +64,8 @@ class _Gathered(RewriteRuleClassBase):
             return found.fail("what it takes is known when it runs")
         everything = np.arange(np.prod(shape, dtype=np.int64)).reshape(shape)
         order = self.look_up(everything, chosen, node)
+        if constant(data) is not None and order.size > everything.size:
+            return found.fail("the file would grow")  # a row of a table for every position and sample
         if constant(data) is None and not np.array_equal(order.ravel(), everything.ravel()):
             return found.fail("it chooses, or changes the order")
         return found
