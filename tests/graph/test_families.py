@@ -1,4 +1,4 @@
-"""Networks of every family, exported by torch and lowered for DeepSparse: the same numbers and zeros, all of it known."""
+"""Networks of every family, exported by torch and lowered for DeepSparse: the same numbers and zeros, all known."""
 
 from __future__ import annotations
 
