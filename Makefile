@@ -23,8 +23,8 @@ test: lint types
 # their own: .venv-NAME, made from requirements-NAME.txt.
 test-extended: $(VENV)/installed-dev .venv-frameworks/installed .venv-vision/installed
 	$(ACCEPT) OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile --durations 10 -m 'slow and not alone'
-	.venv-frameworks/bin/pytest --durations 10 -m frameworks
-	.venv-vision/bin/pytest --durations 10 -m vision
+	$(ACCEPT) .venv-frameworks/bin/pytest --durations 10 -m frameworks
+	$(ACCEPT) .venv-vision/bin/pytest --durations 10 -m vision
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

@@ -1,4 +1,5 @@
-"""Run the benchmarks: all of them, or those that are named; `trust` is by itself, since it takes hours.
+"""Run the benchmarks: all of them, or those that are named; `trust`, `quality` and
+`families` are by themselves, since they take hours.
 
 python -m benchmarks                 all, with a table each; JSON to benchmarks/results/NAME.json
 python -m benchmarks startup        this one
