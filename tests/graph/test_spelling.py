@@ -121,15 +121,17 @@ NUMBERS = {"zero": np.float32(0), "low": np.float32(-3.4e38), "endless": np.floa
         ("t = Mul(s, low)", True),
         ("w = Where(m, zero, low) t = Add(s, w)", True),
         ("w = Where(m, zero, endless) t = Add(s, w)", False),
+        ("t = Add(s, given)", False),
     ],
 )
 def test_the_guard_of_a_softmax_goes_where_it_never_acts(tmp_path: Path, scores: str, left_out: bool) -> None:
     body = f"s = MatMul(x, k) {scores} {GUARD}"
     numbers = {name: array for name, array in NUMBERS.items() if name in f"{body} "}
-    before = model("float[2,8] x, bool[2,4] m", body, k=random(8, 4), v=random(4, 8), **numbers)
+    before = model("float[2,8] x, bool[2,4] m, float[2,4] given", body, k=random(8, 4), v=random(4, 8), **numbers)
     after, operators = spelled(before, tmp_path, "softmax_guard")
     assert ("IsNaN" not in operators) == left_out
-    inputs = {"x": random(2, 8) / 100, "m": np.array([[True, False, True, True], [False] * 4])}
+    given = np.array([[0, 0, -np.inf, 0], [-np.inf] * 4], np.float32)
+    inputs = {"x": random(2, 8) / 100, "m": np.array([[True, False, True, True], [False] * 4]), "given": given}
     inputs = {item.name: inputs[item.name] for item in before.graph.input}
     np.testing.assert_allclose(run(after, **inputs), run(before, **inputs), rtol=1e-5, atol=1e-6)
 
@@ -175,10 +177,8 @@ def test_a_table_is_not_written_out_for_every_position(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("passing", "dropped"), [([[True], [True]], True), ([[True], [False]], False)])
 def test_a_mask_that_hides_nothing_is_dropped(tmp_path: Path, passing: list[list[bool]], dropped: bool) -> None:
-    layers = " ".join(
-        f"a{at} = And(passing, m) w{at} = Where(a{at}, zero, low) {after} = Add({before}, w{at})"
-        for at, (before, after) in enumerate([("x", "t"), ("t", "y")])
-    )
+    # Two layers, which share what joins the masks.
+    layers = "a = And(passing, m) v = Where(a, zero, low) t = Add(x, v) w = Where(a, zero, low) y = Add(w, t)"
     before = model(
         "float[2,4] x, bool[1,4] m", layers, passing=np.array(passing), zero=np.float32(0), low=np.float32(-9)
     )
