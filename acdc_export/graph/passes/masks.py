@@ -1,7 +1,7 @@
 """What masks of attention are made of, less of it: once for all layers, without a mask that lets everything through.
 
-A padding mask comes joined with one for the rows, which is true throughout, in each layer anew: And, Where and the
-like, which DeepSparse doesn't know, once or more a layer.
+A padding mask comes joined with one for the rows, which is true throughout, in each layer anew. DeepSparse doesn't know
+the And that joins them.
 """
 
 from __future__ import annotations
