@@ -243,7 +243,6 @@ def test_a_rehearsal_takes_a_step_in_each_phase_and_leaves_nothing(pipeline, tmp
         pytest.param("resnet20-cifar10-90", 10, 22, marks=pytest.mark.slow),
         pytest.param("wideresnet-cifar100-90", 10, 29, marks=pytest.mark.slow),
         pytest.param("mobilenet-imagenet-75", 16, 28, marks=pytest.mark.slow),
-        pytest.param("resnet50-imagenet-90", 16, 54, marks=pytest.mark.vision),
         pytest.param("resnet50-imagenet-2to4", 16, 53, marks=pytest.mark.vision),
     ],
 )
