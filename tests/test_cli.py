@@ -119,6 +119,7 @@ def test_all_that_a_pipeline_means_and_there_is_not(tmp_path: Path) -> None:
     assert "model: The model 'residual_cnn' can't be built: 'wide' is unknown (did you mean 'width'?)" in said
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(find_spec("torchvision") is not None, reason="torchvision is installed")
 def test_a_pipeline_whose_network_can_not_be_built_here(tmp_path: Path) -> None:
     done = run("pipelines", "check", "resnet50-imagenet-90")

@@ -54,6 +54,7 @@ def test_integers_in_deepsparse(pair: Pair, cpu: str, labelled: Path, training: 
     assert all(check.status == "pass" for check in checked.checks if check.gate.startswith(("files", "golden")))
 
 
+@pytest.mark.slow
 def test_a_gate_that_integers_miss_names_the_layers_that_cost_most(
     pair: Pair, cpu: str, labelled: Path, training: Path, tmp_path: Path
 ) -> None:

@@ -202,6 +202,7 @@ def test_code_named_by_somebody_elses_pair_is_not_run(
         export(make_pair(pipeline=pipeline), control, out=tmp_path / "bundles")
 
 
+@pytest.mark.slow
 def test_weights_that_only_the_onnx_holds_are_checked(pair: Pair, control: str, labelled: Path, tmp_path: Path) -> None:
     """`Pair.load` reads the state dicts, but the ONNX is what is deployed."""
     import onnx
