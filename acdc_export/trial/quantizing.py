@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from ..pair import HALVES, Half, named
 from .setup import Integers, Trial
 
 SAMPLES = 128
-"""That are calibrated with: more of them hardly move a range."""
+"""That are calibrated with."""
 
 _ROWS = 8  # at a time: all activations of so many are in memory at once
 _FAR = 4.0  # times as wide, or away from the mean, as the pair's own inputs: not prepared as those were
@@ -129,6 +128,6 @@ def costliest(trial: Trial, integers: Integers, quantization: graph.Quantization
 
 def _write_exact(trial: Trial, quantization: graph.Quantization, path: Path) -> None:
     lowered = trial.scratch / "alone-integers.onnx"
-    write = partial(graph.lower, passes=("fold_batchnorm",), batch_size=trial.gated)
-    write(trial.pair.onnx("sparse"), lowered, quantization=quantization)
+    source, passes = trial.pair.onnx("sparse"), ("fold_batchnorm",)
+    graph.lower(source, lowered, passes=passes, batch_size=trial.gated, quantization=quantization)
     quantize.exact.write(lowered, path)

@@ -13,39 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from acdc_export import Unstructured, config, graph
-from acdc_export.history import PhaseRecord
+from acdc_export import config, graph
 from acdc_export.pair import Pair
-from acdc_export.training.to_onnx import write_pair
 
 CPU = config.load_target("cpu").graph
-
-
-def pair_of(model: nn.Module, inputs: dict[str, Tensor], path: Path) -> Pair:
-    """The pair of a network with nine of ten weights of each layer at zero, and of the same network without."""
-    model = model.eval()
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.normal_(module.running_mean, 0, 0.1)
-            nn.init.uniform_(module.running_var, 0.5, 1.5)
-    pattern = Unstructured(0.9, "uniform")
-    masks = pattern.masks(dict(pattern.cover(model).weights))
-    dense = {key: value.clone() for key, value in model.state_dict().items()}
-    return write_pair(
-        path,
-        model,
-        {key: value * masks[key] if key in masks else value for key, value in dense.items()},
-        dense,
-        tuple(inputs.values()),
-        pattern=pattern,
-        pruned=list(masks),
-        left_dense={},
-        unit="epoch",
-        phases=[PhaseRecord("dense", 0, 1), PhaseRecord("sparse", 1, 2)],
-        epochs=[],
-        metrics={},
-        input_names=list(inputs),
-    )
 
 
 def lowered(pair: Pair, path: Path, batch_size: int = 2, passes: tuple[str, ...] = CPU.passes) -> graph.Lowered:

@@ -11,8 +11,9 @@ import torch
 from acdc_export.config import load_target
 from acdc_export.engines import ensure, open_engine, status
 from acdc_export.pair import Pair
+from benchmarks.families import pair_of
 
-from .families import CPU, FAMILIES, inputs_of, lowered, operators, pair_of, run
+from .families import CPU, FAMILIES, inputs_of, lowered, operators, run
 
 UNKNOWN = {"LayerNormalization", "HardSwish", "HardSigmoid", "IsNaN", "And", "GatherND", "GatherElements"}
 """Operators that DeepSparse doesn't know, asked one by one."""

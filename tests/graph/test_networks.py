@@ -15,7 +15,7 @@ from acdc_export.config import load_target
 from acdc_export.engines import ensure, open_engine, status
 from benchmarks import families
 
-from .families import lowered, pair_of
+from .families import lowered
 
 NETWORKS = {
     "mobilenet_v1": pytest.mark.slow,
@@ -36,7 +36,7 @@ def test_deepsparse_takes_all_of_it(name: str, tmp_path: Path) -> None:
     if status(target).state == "unavailable":
         pytest.skip(status(target).detail)
     torch.manual_seed(0)
-    pair = pair_of(make(), take(), tmp_path / name)
+    pair = families.pair_of(make(), take(), tmp_path / name)
     found = lowered(pair, tmp_path / "out.onnx", batch_size=1)
     inputs = {key: array[:1] for key, array in pair.reference.inputs.items()}
     with open_engine(target, ensure(target), found.path, batch_size=1, threads=1) as engine:

@@ -3,7 +3,7 @@
     x -> QuantizeLinear -> ConvInteger -> Add (bias, int32) -> Cast -> Mul (scale) -> as before
 
 Weights are symmetric, so that a zero stays zero. One scale serves a whole weight: with one for each channel the engine
-runs the form, but doesn't fuse it, at half the speed. What an Add takes from around a block is read back from where it
+runs the form, but doesn't fuse it. What an Add takes from around a block is read back from where it
 was quantized for the block.
 """
 

@@ -36,8 +36,9 @@ def write(source: Path, destination: Path) -> None:
 
 def _rewrite(model: ir.Model, node: ir.Node) -> None:
     x, weight, zero, _ = node.inputs
-    if x is None or weight is None or zero is None:
-        return
+    assert x is not None
+    assert weight is not None
+    assert zero is not None
     cast = ir.node("Cast", [x], {"to": ir.DataType.FLOAT})
     offset = add_constant(model, f"{zero.name}_float", constant(zero).astype(np.float32))
     floats = ir.node("Sub", [cast.outputs[0], offset])
