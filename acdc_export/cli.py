@@ -20,8 +20,9 @@ from .errors import AcdcExportError, ConfigError, RuntimeUnavailable, UsageError
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from .bundle import Bundle
+    from .config import Target
     from .inspection import Training
+    from .options import Outcome
     from .progress import Progress
     from .training import Rehearsal
 
@@ -42,6 +43,12 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress; only th
 Out = Annotated[Path, typer.Option("--out", help="Parent folder of the bundle.")]
 Runs = Annotated[Path, typer.Option("--runs", help="Parent folder of pairs.")]
 Threads = Annotated[int | None, typer.Option(help="Physical cores to use (default: all).")]
+ManyThreads = Annotated[
+    list[int] | None,
+    typer.Option(
+        "--threads", min=1, help="Physical cores to use (default: all); repeated, each is measured, the most judged."
+    ),
+]
 Accept = Annotated[
     list[str] | None,
     typer.Option(
@@ -55,7 +62,12 @@ DataOption = Annotated[
 Calibrate = Annotated[
     str | None, typer.Option("--calibrate", metavar="SOURCE", help="Calibration data, from the training split.")
 ]
-Precision = Annotated[str, typer.Option(help="Precision of the exported halves: fp32, or int8.")]
+Precisions = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--precision", metavar="PRECISION", help="fp32 (the default), int8, default or all, as targets offer; repeats."
+    ),
+]
 KeepFp32 = Annotated[
     list[str] | None,
     typer.Option("--keep-fp32", metavar="WEIGHT", help="A layer that int8 leaves in float; may be repeated."),
@@ -84,13 +96,16 @@ def export(
     context: typer.Context,
     target: Annotated[
         list[str] | None,
-        typer.Option(metavar="TARGET", help="Where to deploy: a name from `targets list`, or a folder of your own."),
+        typer.Option(
+            metavar="TARGET",
+            help="Where to deploy: a name from `targets list`, a folder of your own, or all; repeated, to compare.",
+        ),
     ] = None,
     pair: Annotated[
         list[Path] | None,
         typer.Option(metavar="FOLDER", help="The pair (default: the target's default pair, trained on first use)."),
     ] = None,
-    precision: Precision = "fp32",
+    precision: Precisions = None,
     data: DataOption = None,
     calibrate: Calibrate = None,
     keep_fp32: KeepFp32 = None,
@@ -99,7 +114,7 @@ def export(
     batch_size: BatchSizes = None,
     gate: Gates = None,
     budget: Budget = None,
-    threads: Threads = None,
+    threads: ManyThreads = None,
     require_deployable: Deployable = False,
     accept_license: Accept = None,
     json: Json = False,
@@ -111,6 +126,7 @@ def export(
     \b
       acdc-export --target cpu                      the target's default pair: trained, or reused
       acdc-export --pair runs/mine --target cpu     your own
+      acdc-export --pair runs/mine --target all     where to deploy it: every target and precision, side by side
       acdc-export run digits                        train, export and judge by a pipeline
 
     Exit codes: 0 every gate passed, 1 a gate failed, 2 usage, 3 a runtime is missing or a gate could not be
@@ -129,17 +145,15 @@ def export(
             raise UsageError(
                 "No target was named.", "Say where to deploy, with --target cpu; see `acdc-export targets list`."
             )
-        if len(target) > 1 or len(pair or ()) > 1:
-            raise UsageError(
-                "One run takes one pair to one target.", "Repeat the command for each; a pipeline may name several."
-            )
+        if len(pair or ()) > 1:
+            raise UsageError("One run takes one pair.", "Repeat the command for each.")
         from .config import load_target
 
-        definition = load_target(target[0])
+        definitions = [one if one == "all" else load_target(one) for one in target]
         from . import workflow  # only now: a misspelt name is answered at once
 
         options: dict[str, Any] = {
-            "precision": precision,
+            "precisions": precision or (),
             "data": data,
             "calibrate": calibrate,
             "keep_fp32": keep_fp32 or (),
@@ -155,13 +169,22 @@ def export(
         }
         with redirect_stdout(sys.stderr):  # for what a user's own code prints: standard output is for the result
             if pair:
-                bundle = workflow.export(pair[0], definition, **options)
-            elif definition.pipeline:
-                (bundle,) = workflow.run(definition.pipeline, [definition], runs=runs, **options)
+                outcome = workflow.compare(pair[0], definitions, **options)
             else:
-                raise UsageError(f"The target {definition.name} has no default pipeline.", "Name a pair with --pair.")
-        _show([bundle], json, single=True)
-        raise typer.Exit(bundle.report.exit_code)
+                outcome = workflow.run(_default_pipeline(definitions), definitions, runs=runs, **options)
+        _show(outcome, json)
+        raise typer.Exit(outcome.exit_code)
+
+
+def _default_pipeline(targets: Sequence[Target | str]) -> str:
+    """That of the targets, where they agree on one."""
+    from .config import load_target
+
+    named = {(load_target("cpu") if isinstance(one, str) else one).pipeline for one in targets}
+    if len(named) > 1 or "" in named:
+        names = ", ".join(one if isinstance(one, str) else one.name for one in targets)
+        raise UsageError(f"{names}: no default pipeline that all of them have.", "Name a pair with --pair.")
+    return named.pop()
 
 
 @app.command()
@@ -217,12 +240,13 @@ def _show_rehearsal(found: Rehearsal, json: bool) -> None:
 @app.command()
 def run(
     pipeline: Annotated[str, typer.Argument(help="A name from `pipelines list`, or a TOML file of your own.")],
+    precision: Precisions = None,
     data: DataOption = None,
     out: Out = Path("bundles"),
     runs: Runs = Path("runs"),
     gate: Gates = None,
     budget: Budget = None,
-    threads: Threads = None,
+    threads: ManyThreads = None,
     require_deployable: Deployable = False,
     accept_license: Accept = None,
     json: Json = False,
@@ -231,11 +255,11 @@ def run(
     """Train a pipeline's pair (or reuse it), export it to the pipeline's targets, and judge it there."""
     with _guard(json):
         from . import workflow
-        from .evidence import gates
 
         with redirect_stdout(sys.stderr):
-            bundles = workflow.run(
+            outcome = workflow.run(
                 pipeline,
+                precisions=precision or (),
                 runs=runs,
                 out=out,
                 data=data,
@@ -247,8 +271,8 @@ def run(
                 ask=_ask(json, quiet),
                 progress=_progress(json, quiet),
             )
-        _show(bundles, json)
-        raise typer.Exit(gates.combine(bundle.report.exit_code for bundle in bundles))
+        _show(outcome, json)
+        raise typer.Exit(outcome.exit_code)
 
 
 @app.command()
@@ -578,15 +602,24 @@ def _ask(json: bool, quiet: bool) -> Any:
     return ask
 
 
-def _show(bundles: list[Bundle], json: bool, single: bool = False) -> None:
+def _show(outcome: Outcome, json: bool) -> None:
+    """The report of the only bundle, or the comparison of several."""
+    if outcome.comparison is not None:
+        from . import comparison
+
+        if json:
+            _print_json(comparison.to_json(outcome.comparison))
+        else:
+            _print(partial(comparison.render, outcome.comparison))
+        return
     from .report import to_json
     from .report.terminal import render
 
+    (bundle,) = outcome.bundles
     if json:
-        documents = [{"bundle": str(bundle.path), **to_json(bundle.report)} for bundle in bundles]
-        _print_json(documents[0] if single else documents)
+        _print_json({"bundle": str(bundle.path), **to_json(bundle.report)})
     else:
-        _print(*(partial(render, bundle.report) for bundle in bundles))
+        _print(partial(render, bundle.report))
 
 
 def _print(*made: Callable[[int], RenderableType]) -> None:

@@ -18,8 +18,8 @@ from .evidence import gates
 from .files import is_name
 
 STRICT: Any = {"extra": "forbid", "strict": False}
-PRECISIONS = ("fp32", "int8")
-"""What a graph can be lowered to."""
+PRECISIONS = ("fp32", "default", "int8")
+"""What a half can be deployed in. "default" is what a runtime computes in by itself, where that is not float32."""
 
 DEFAULT_GATES = ("accuracy.drop <= 1.0", "speedup >= 1.0")
 """What a pair without a pipeline is judged by, beside the target's own gates."""
@@ -175,7 +175,8 @@ class Graph:
     passes: tuple[str, ...]
     ir_version: Annotated[int, Ge(3), Le(99)] | None = None
     opset: Annotated[int, Ge(7), Le(99)] | None = None  # the newest one it takes
-    int8: Literal["convinteger"] | None = None  # the form of its integers: a scheme of `graph.quantize`
+    int8: Literal["convinteger", "runtime"] | None = None  # the form of its integers: a scheme of `graph.quantize`, or
+    # what the runtime itself makes of float32 (`build` in engine.py)
 
 
 @dataclass(frozen=True)
@@ -210,6 +211,10 @@ class Target:
     @property
     def requirements(self) -> Path:
         return self.folder / "requirements.txt"
+
+    def at(self, precision: str) -> str:
+        """Its name at a precision: `cpu`, `cpu-int8`."""
+        return self.name if precision == "fp32" else f"{self.name}-{precision}"
 
 
 T = TypeVar("T")

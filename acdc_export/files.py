@@ -135,6 +135,22 @@ def new_folder(path: Path, marker: str, elsewhere: str = "with --out") -> Iterat
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+@contextmanager
+def scratch(path: Path, elsewhere: str = "with --out") -> Iterator[Path]:
+    """A temporary folder beside `path`, gone when the block ends; one that a killed run left is removed.
+
+    Raises:
+        OutputError: no permission, a full disk.
+    """
+    path = path.absolute().with_name(f"{path.name}.scratch")
+    temporary = _claim(path, "", elsewhere)
+    try:
+        with output_errors(path, elsewhere):
+            yield temporary
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
 def check_place(path: Path, marker: str, elsewhere: str = "with --out") -> None:
     """What `new_folder` would refuse, found out before the work whose results it is for. Raises `OutputError`."""
     _claim(path.absolute(), marker, elsewhere).rmdir()

@@ -5,40 +5,30 @@ Everything right of the pair works on ONNX and numpy; torch is imported by `trai
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from . import bundle, checking, engines, files, machine
+from . import bundle, checking, comparison, engines, files, machine, resources
 from .bundle import Bundle
-from .config import DEFAULT_GATES, Judging, Pipeline, Target, load_pipeline, load_target, parse_pipeline
-from .data import Data
+from .config import Judging, Pipeline, Target, load_pipeline, load_target, parse_pipeline
 from .data import load as load_data
 from .errors import RuntimeUnavailable, UsageError, nearest
 from .evidence import batches, latency, parity
-from .evidence.gates import Gate, GateError, Verdict, exit_code, parse
+from .evidence.gates import Verdict, exit_code
 from .extras import extra
+from .options import Ask, Options, Outcome, Samples, Wanted, as_data, check_budget
 from .pair import Pair, check_place
 from .progress import SILENT, Progress
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from .checking import Check, Contender
     from .training import Rehearsal
 
-
-Ask = Callable[[str], bool]
-
-INTEGER_GATE = "quantization.drop <= 1.0"
-"""What int8 is judged by beside the other gates, on samples."""
-
-FLOATS = "onnxruntime"
-"""The target that runs what a graph of integers is calibrated with and held against."""
+ALL = "all"
+"""Among targets or precisions: every one that can be had."""
 
 
 def train(
@@ -97,52 +87,35 @@ def run(
     pipeline: str | Pipeline,
     targets: Iterable[str | Target] = (),
     *,
+    precisions: Iterable[str] = (),
     runs: str | Path = "runs",
-    out: str | Path = "bundles",
-    precision: str = "fp32",
-    accept_licenses: Iterable[str] = (),
-    ask: Ask | None = None,
-    progress: Progress = SILENT,
     **options: Any,
-) -> list[Bundle]:
-    """A pipeline from its start to its end: `obtain` its pair, then `export` it to each of its targets.
+) -> Outcome:
+    """A pipeline from its start to its end: `obtain` its pair, then deploy it as `export` or `compare` does.
 
-    Whether all of them can run here and may be written is found out before anything is trained.
+    Whether all targets can run here and may be written is found out before anything is trained.
 
     Args:
-        targets: others than the pipeline's own.
+        targets: others than the pipeline's own; see `compare`.
+        precisions: see `compare`.
         options: as for `export`.
 
     Raises:
         AcdcExportError: see `errors` for the kinds.
     """
     pipeline = load_pipeline(pipeline) if isinstance(pipeline, str) else pipeline
-    chosen = [load_target(one) if isinstance(one, str) else one for one in targets or pipeline.judging.targets]
-    machine.describe(options.get("threads"))
     # The user named this pipeline, so that code which it names as data may run, unlike that of a received pair.
-    options["data"] = _as_data(pipeline.data.judge if options.get("data") is None else options["data"])
-    if precision != "fp32" and options.get("calibrate") is None:
+    options["data"] = as_data(pipeline.data.judge if options.get("data") is None else options["data"])
+    precisions = tuple(precisions)
+    if set(precisions) - {"fp32"} and options.get("calibrate") is None:
         options["calibrate"] = load_data(pipeline.data.train)
-    accepted = frozenset(accept_licenses)
-    for target in chosen:
-        _check_precision(target, precision)
-        bundle.check_place(_place(out, pipeline.name, target, precision))
-        engines.ensure(target, accept_licenses=accepted, progress=progress, ask=ask)
-    pair = obtain(pipeline, runs, progress=progress)
-    return [
-        export(
-            pair,
-            target,
-            judging=pipeline.judging,
-            out=out,
-            precision=precision,
-            accept_licenses=accepted,
-            ask=ask,
-            progress=progress,
-            **options,
-        )
-        for target in chosen
-    ]
+    asked = _options(judging=pipeline.judging, **options)
+    wanted = _wanted(targets or pipeline.judging.targets, precisions, asked)
+    for target, precision in wanted.deployments:
+        bundle.check_place(asked.place(pipeline.name, target, precision))
+    if wanted.several:
+        files.check_place(asked.comparison_place(pipeline.name), comparison.MARKER)
+    return _deploy(obtain(pipeline, runs, progress=asked.progress), wanted, asked)
 
 
 def export(
@@ -151,14 +124,14 @@ def export(
     *,
     precision: str = "fp32",
     judging: Judging | None = None,
-    data: str | Data | Iterable[Any] | None = None,
-    calibrate: str | Data | Iterable[Any] | None = None,
+    data: Samples = None,
+    calibrate: Samples = None,
     keep_fp32: Iterable[str] = (),
     out: str | Path = "bundles",
     batch_sizes: Iterable[int] = (),
     gates: Iterable[str] = (),
     budget: float | None = None,
-    threads: int | None = None,
+    threads: int | Iterable[int] | None = None,
     require_deployable: bool = False,
     accept_licenses: Iterable[str] = (),
     ask: Ask | None = None,
@@ -167,6 +140,7 @@ def export(
     """Put a pair into a target's runtime, judge it against its twin, and write the bundle `out`/PAIR-TARGET.
 
     Args:
+        precision: one that the target offers; another than fp32 is told in the bundle's name.
         judging: batch sizes and gates; by default those of the pair's pipeline, or the target's where it has none.
         data: what accuracy is judged by: a spec as for `data.load`, or an iterable of (inputs, labels) batches. By
             default what the pair's pipeline names.
@@ -176,7 +150,8 @@ def export(
         batch_sizes: measured beside the gated one, which the pipeline fixes; by default as the pipeline says.
         gates: to be judged by instead of the pipeline's, `METRIC >= LIMIT`; those of the target stay.
         budget: seconds of measuring at the gated batch size, half of it at each other; by default as the target says.
-        threads: physical cores to use; all of them by default.
+        threads: physical cores to use; all of them by default. Of several numbers the gates judge the greatest, and
+            each other is measured as well.
         accept_licenses: runtimes whose licenses the user accepts.
         ask: shows a license notice and returns whether it was accepted; None where nobody can be asked.
 
@@ -186,72 +161,111 @@ def export(
     Raises:
         AcdcExportError: see `errors` for the kinds. Nothing that was at `out` before is lost.
     """
-    begun = monotonic()
+    asked = _options(
+        judging=judging,
+        data=data,
+        calibrate=calibrate,
+        keep_fp32=keep_fp32,
+        out=out,
+        batch_sizes=batch_sizes,
+        gates=gates,
+        budget=budget,
+        threads=threads,
+        require_deployable=require_deployable,
+        accept_licenses=accept_licenses,
+        ask=ask,
+        progress=progress,
+    )
     pair = Pair.load(pair) if not isinstance(pair, Pair) else pair
     target = load_target(target) if isinstance(target, str) else target
     _check_precision(target, precision)
+    (made,) = _deploy(pair, Wanted(((target, precision),)), asked).bundles
+    return made
+
+
+def compare(
+    pair: Pair | str | Path,
+    targets: Iterable[str | Target] = (ALL,),
+    *,
+    precisions: Iterable[str] = (),
+    **options: Any,
+) -> Outcome:
+    """Put a pair into several deployments, measure them in turns, and write a bundle of each and their comparison.
+
+    Args:
+        targets: `"all"` among them stands for every built-in one that can run here; then one that passes is enough,
+            and what can't be had is listed. Otherwise each has to pass.
+        precisions: of each target; `"all"` for all that it offers. By default fp32, and of all targets all.
+        options: as for `export`.
+
+    Raises:
+        AcdcExportError: see `errors` for the kinds. Nothing that was at `out` before is lost.
+    """
+    asked = _options(**options)
+    pair = Pair.load(pair) if not isinstance(pair, Pair) else pair
+    return _deploy(pair, _wanted(targets, tuple(precisions), asked), asked)
+
+
+def _options(
+    *,
+    keep_fp32: Iterable[str] = (),
+    out: str | Path = "bundles",
+    batch_sizes: Iterable[int] = (),
+    gates: Iterable[str] = (),
+    budget: float | None = None,
+    threads: int | Iterable[int] | None = None,
+    accept_licenses: Iterable[str] = (),
+    **others: Any,
+) -> Options:
+    """The options of `export`, as they are passed on. Raises `UsageError` for what can't be meant."""
+    asked = Options(
+        keep_fp32=tuple(keep_fp32),
+        out=Path(out),
+        batch_sizes=tuple(batch_sizes),
+        gates=tuple(gates),
+        budget=check_budget(budget),
+        threads=() if threads is None else (threads,) if isinstance(threads, int) else tuple(threads),
+        accept_licenses=frozenset(accept_licenses),
+        **others,
+    )
+    asked.machine()
+    return asked
+
+
+def _wanted(targets: Iterable[str | Target], precisions: tuple[str, ...], asked: Options) -> Wanted:
+    """Targets at precisions, ready to run. Raises `UsageError` and `RuntimeUnavailable` for what was named."""
+    named = list(targets)
+    survey = ALL in named
+    if survey:
+        named = [*resources.names("targets"), *(one for one in named if one not in (ALL, *resources.names("targets")))]
+    missing: dict[str, str] = {}
+    found: dict[str, tuple[Target, str]] = {}
+    for one in named:
+        target = load_target(one) if isinstance(one, str) else one
+        chosen = list(target.parity) if ALL in precisions or (survey and not precisions) else precisions or ("fp32",)
+        try:
+            if not survey or set(chosen) & set(target.parity):
+                asked.seat(target)
+            for precision in chosen:
+                if survey and precision not in target.parity:
+                    missing[target.at(precision)] = f"it offers {', '.join(target.parity)}"
+                    continue
+                _check_precision(target, precision)
+                found[target.at(precision)] = (target, precision)
+        except RuntimeUnavailable as error:
+            if not survey:
+                raise
+            missing[target.name] = error.message
+    if not found:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in missing.items())
+        raise RuntimeUnavailable(f"No target can run here. {reasons}", "Install one: `acdc-export targets list`.")
+    return Wanted(tuple(found.values()), missing, survey)
+
+
+def _deploy(pair: Pair, wanted: Wanted, asked: Options) -> Outcome:
     with extra("export"):
-        from . import trial as trials
-
-    pipeline = pair_pipeline(pair)
-    judging = judging or (pipeline.judging if pipeline else None)
-    measured = judging or target.benchmark
-    gated = measured.gated_batch_size
-    sizes = tuple(sorted({gated, *(batch_sizes or measured.batch_sizes)}))
-    notes: list[str] = []
-    samples = _judged_by(data, pipeline, notes)
-    chosen = _chosen_gates(gates, target, precision, samples is not None) or [
-        parse(text) for text in (judging.gates if judging else DEFAULT_GATES)
-    ]
-    judged = [*chosen, *map(parse, target.gates), parse(f"parity <= {target.parity[precision]:g}")]
-    calibration = _calibrated_by(calibrate, pipeline, precision, notes)
-    if calibration is not None and samples is not None and all(gate.metric != "quantization.drop" for gate in judged):
-        judged.append(parse(INTEGER_GATE))
-    here = machine.describe(threads)
-    accepted = frozenset(accept_licenses)
-    seat = engines.Seat(target, engines.ensure(target, accept_licenses=accepted, progress=progress, ask=ask))
-    controls = _controls(target, accepted, progress, ask, notes)
-    integers = None
-    if calibration is not None:
-        definition = load_target(FLOATS)
-        floats = engines.ensure(definition, accept_licenses=accepted, progress=progress, ask=ask)
-        integers = trials.Integers(calibration, engines.Seat(definition, floats), tuple(keep_fp32))
-
-    plan = latency.Plan(budget=_check_budget(budget) or target.benchmark.budget)
-    path = _place(out, pair.name, target, precision)
-    with bundle.create(path) as folder:
-        with tempfile.TemporaryDirectory(dir=folder) as scratch:  # in there, so that it never outlives the bundle's
-            trial = trials.Trial(
-                pair,
-                seat,
-                controls,
-                here,
-                precision,
-                sizes,
-                gated,
-                folder,
-                Path(scratch),
-                progress,
-                integers,
-            )
-            found = trials.conduct(trial, samples, plan, judged)
-        bundle.finish(
-            folder,
-            trials.manifest(trial, found),
-            trials.report(
-                trial,
-                found,
-                judged,
-                deployable=require_deployable,
-                notes=notes,
-                seconds=monotonic() - begun,
-            ),
-            golden_inputs=_head(pair.reference.inputs),
-            golden_outputs={size: _head(found.outputs["sparse", size]) for size in sizes},
-            samples=latency.archive(found.samples),
-        )
-    progress.say(f"Wrote the bundle {path}.")
-    return Bundle.load(path)
+        from . import deploying
+    return deploying.deploy(pair, wanted, asked, pair_pipeline(pair))
 
 
 @dataclass(frozen=True)
@@ -334,7 +348,7 @@ def check(
     save: str | Path | None = None,
     gates: Iterable[str] = (),
     budget: float = 60.0,
-    data: str | Data | Iterable[Any] | None = None,
+    data: Samples = None,
     twins: bool = True,
     target: str | None = None,
     against_target: str | None = None,
@@ -408,9 +422,9 @@ def check(
         old=_old(contender, against, against_target or target, options) if kind in ("against", "self-test") else None,
         stored=checking.baseline.read(Path(baseline), manifest) if baseline is not None else None,
         source=None if source is None else str(source),
-        data=None if data is None else _as_data(data),
+        data=None if data is None else as_data(data),
         gates=tuple(chosen_gates),
-        plan=latency.Plan(budget=_check_budget(budget) or budget),
+        plan=latency.Plan(budget=check_budget(budget) or budget),
         machine=here,
         progress=progress,
         twins=twins,
@@ -460,10 +474,6 @@ def _recipe(pipeline: Pipeline | None) -> Pipeline | None:
     return replace(pipeline, judging=judging, description="", text="", data=replace(pipeline.data, judge=""))
 
 
-def _place(out: str | Path, name: str, target: Target, precision: str) -> Path:
-    return Path(out) / f"{name}-{target.name}{'' if precision == 'fp32' else f'-{precision}'}"
-
-
 def _check_precision(target: Target, precision: str) -> None:
     known = list(target.parity)
     if precision not in known:
@@ -471,89 +481,3 @@ def _check_precision(target: Target, precision: str) -> None:
             f"The target {target.name} has no precision '{precision}'{nearest(precision, known)}.",
             f"It offers {', '.join(known)}.",
         )
-
-
-def _check_budget(budget: float | None) -> float | None:
-    if budget is not None and not 0 < budget < float("inf"):
-        raise UsageError(f"--budget {budget:g}: that is no time to measure in.", "Give seconds, such as 60.")
-    return budget
-
-
-def _chosen_gates(texts: Iterable[str], target: Target, precision: str, data: bool) -> list[Gate]:
-    """The gates that a user named. Raises `UsageError` for what can't be parsed or won't be measured."""
-    unmeasured: dict[str, str] = {}
-    if not data:
-        unmeasured |= dict.fromkeys(
-            ("accuracy.drop", "accuracy.sparse", "quantization.drop"), "give samples with --data"
-        )
-    if precision == "fp32":
-        unmeasured["quantization.drop"] = "fp32 has no integers; --precision int8 has"
-    if not target.benchmark.controls:
-        unmeasured["speedup.vs_control"] = f"the target {target.name} has no controls"
-    try:
-        return [parse(text, unmeasured) for text in texts]
-    except GateError as error:
-        raise UsageError(str(error), "docs/design.md lists what gates may ask for.") from error
-
-
-def _head(arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    """The golden samples of a bundle: enough for one batch of most sizes, few enough to ship."""
-    return {name: array[:16] for name, array in arrays.items()}
-
-
-def _judged_by(given: str | Data | Iterable[Any] | None, pipeline: Pipeline | None, notes: list[str]) -> Data | None:
-    if given is not None:
-        found = _as_data(given)
-        if pipeline is not None and found.spec == pipeline.data.train:
-            notes.append(f"Accuracy was judged on {found.spec}, which the pair was trained on.")
-        return found
-    if pipeline is not None:
-        # The pipeline came with the pair, perhaps from somebody else: it may name data, but not code to run.
-        return load_data(pipeline.data.judge, trusted=False)
-    notes.append("Accuracy was not measured: the pair names no data, and none were given with --data.")
-    return None
-
-
-def _calibrated_by(
-    given: str | Data | Iterable[Any] | None, pipeline: Pipeline | None, precision: str, notes: list[str]
-) -> Data | None:
-    """The calibration samples; None where none are needed. Raises `UsageError` where some are, and there are none."""
-    if precision == "fp32":
-        if given is not None:
-            _as_data(given)
-            notes.append(f"Calibration data are not needed at {precision} and were not used.")
-        return None
-    if given is not None:
-        found = _as_data(given)
-    elif pipeline is not None:
-        found = load_data(pipeline.data.train, trusted=False)
-    else:
-        raise UsageError(
-            f"{precision} needs samples to find the ranges of activations with, and the pair names none.",
-            "Give some of the training split with --calibrate.",
-        )
-    if pipeline is not None and found.spec == pipeline.data.judge:
-        notes.append(f"Ranges were calibrated on {found.spec}, which the pair is judged by.")
-    return found
-
-
-def _as_data(given: str | Data | Iterable[Any]) -> Data:
-    if isinstance(given, str):
-        return load_data(given)
-    return given if isinstance(given, Data) else Data.of(given)
-
-
-def _controls(
-    target: Target, accepted: frozenset[str], progress: Progress, ask: Ask | None, notes: list[str]
-) -> tuple[engines.Seat, ...]:
-    """The target's controls that can run here; a note for each that can't."""
-    seats = []
-    for name in target.benchmark.controls:
-        control = load_target(name)
-        try:
-            environment = engines.ensure(control, accept_licenses=accepted, progress=progress, ask=ask)
-        except RuntimeUnavailable as error:
-            notes.append(f"The control {name} was not measured: {error.message}")
-        else:
-            seats.append(engines.Seat(control, environment))
-    return tuple(seats)

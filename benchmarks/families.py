@@ -221,7 +221,7 @@ def measure(pair: Pair) -> dict[str, Any]:
             return _Told(launch(paths[arm], wait=False), inputs, said[arm])
 
         arms: dict[str, Callable[[], Any]] = {arm: partial(told, arm) for arm in ARMS}
-        found, _ = latency.measure(arms, inputs, batch_size=1, plan=PLAN, cpus=cpus)
+        found = latency.measure(arms, inputs, batch_size=1, plan=PLAN, cpus=cpus).seen()
 
         def fraction(path: Path) -> float:
             with launch(path) as engine:

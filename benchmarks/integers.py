@@ -76,7 +76,7 @@ def _integers(
         folder / "integers.onnx",
         passes=("fold_batchnorm",),
         batch_size=BATCH,
-        quantization=graph.Quantization(prepared, found, "convinteger"),
+        quantization=graph.Quantization(graph.Calibrated(prepared, found), "convinteger"),
     )
     quantize.exact.write(folder / "integers.onnx", folder / "exact.onnx")
     return folder / "exact.onnx"

@@ -30,7 +30,8 @@ def main() -> dict[str, Any]:
     for _ in range(LAUNCHES):
         for turn in TURNS:
             plan = Plan(most=1, block=turn)
-            found, _ = latency.measure(arms, contender.inputs(), batch_size=trust.BATCH, plan=plan, cpus=cpus)
+            taken = latency.measure(arms, contender.inputs(), batch_size=trust.BATCH, plan=plan, cpus=cpus)
+            found = taken.seen()
             logs[turn].append(float(np.log(found.ratios["b"].value)))
             p50.append(found.arms["a"].p50)
     print(f"a run takes {np.median(p50):.1f} ms; {LAUNCHES} launches of each, a second of alternation")

@@ -200,26 +200,29 @@ def _measure(
         cpus=setup.machine.cpus,
     )
     share = 1 - TWINS if setup.kind == "against" and setup.twins else 1.0
-    found, raw = run(
+    taken = run(
         _arms(setup),
         # What the stored checks leave open does not shrink with measuring: looking early would only spend its error.
         plan=replace(setup.plan, budget=share * setup.plan.budget, looks=() if entry else setup.plan.looks),
         # What is stored is used for long: it gets the whole budget.
-        decided=None if setup.kind == "save" else lambda found: settled(setup.gates, _timed(setup.kind, entry, found)),
+        decided=None
+        if setup.kind == "save"
+        else lambda found: settled(setup.gates, _timed(setup.kind, entry, found.seen())),
         advance=partial(advance, detail="sparse halves" if setup.old else "sparse half and twin"),
     )
-    samples = {"": raw}
+    found, samples = taken.seen(), {"": taken.samples()}
     if share == 1 or setup.old is None or found.failure:
         return found, None, samples, []
     try:
-        twins, samples["twin."] = run(
+        twins = run(
             {"old": partial(setup.old.open, "dense"), "new": partial(setup.new.open, "dense")},
             plan=replace(setup.plan, budget=TWINS * setup.plan.budget, looks=()),
             advance=partial(advance, detail="twins"),
         )
     except EngineError as error:  # they tell causes apart; the verdict does not hang on them
         return found, None, samples, [f"The twins were not measured: {error.message}"]
-    return found, twins, samples, [f"The twins: {note}" for note in latency.notes(twins)]
+    samples["twin."] = twins.samples()
+    return found, twins.seen(), samples, [f"The twins: {note}" for note in latency.notes(twins.seen())]
 
 
 def _arms(setup: Setup) -> dict[str, latency.Open]:

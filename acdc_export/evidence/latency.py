@@ -24,6 +24,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import compress
 from random import Random
 from time import perf_counter
@@ -101,6 +102,7 @@ class Latency:
     """
 
     batch_size: int
+    threads: int  # of each arm
     arms: dict[str, Arm]
     ratios: dict[str, Measurement]
     tails: dict[str, Measurement]
@@ -164,12 +166,12 @@ def measure(
     batch_size: int,
     plan: Plan | None = None,
     alpha: float = stats.ALPHA,
-    decided: Callable[[Latency], bool] | None = None,
+    decided: Callable[[Alternation], bool] | None = None,
     cpus: Sequence[int] = (),
     advance: Advance | None = None,
     clock: Clock = perf_counter,
-) -> tuple[Latency, Samples]:
-    """Measure the arms against the first of them; also the raw samples.
+) -> Alternation:
+    """Measure the arms in turns.
 
     Args:
         alpha: what the intervals of each ratio may miss, over all looks together.
@@ -207,9 +209,9 @@ def measure(
         if not over and not (looks.due(share) and len(_counted(launches)[0]) >= plan.fewest):
             continue
         level = looks.take(share)
-        found = _summary(batch_size, arms, launches, level, watch, failure, elapsed, looks.taken)
+        found = Alternation(batch_size, len(cpus), tuple(launches), level, watch, failure, elapsed, looks.taken)
         if over or (decided and decided(found)):
-            return found, _samples(launches)
+            return found
 
 
 def _conduct(
@@ -315,46 +317,79 @@ def _alternate(
         done += 1
 
 
-def _summary(
-    batch_size: int,
-    arms: Mapping[str, Open],
-    launches: Sequence[_Launch],
-    alpha: float,
-    watch: steadiness.Watch,
-    failure: str | None,
-    seconds: float,
-    looks: int,
-) -> Latency:
-    """What the launches come to. Those in which the clock jumped count for nothing, nor do disturbed rounds."""
-    jumped = sum(launch.jumped for launch in launches)
-    whole = [launch for launch in launches if launch.whole]
-    undisturbed, contended = _counted(launches)
-    first, *others = arms
-    found = {name: _arm(name, whole, undisturbed) for name in arms} if whole else {}
-    ratios, tails = {}, {}
-    if whole and failure is None:
-        for name in others:
-            logs = [float(np.median(np.log(one.medians(name) / one.medians(first)))) for one in undisturbed]
-            ratios[name] = stats.ratio(logs, _mean, alpha, resamples=10_000)
-            if found[name].p99 is not None and found[first].p99 is not None:
-                pairs = list(zip(_upper(name, whole), _upper(first, whole), strict=True))
-                tails[name] = stats.ratio(pairs, _tail_log_ratio, alpha, resamples=1_000)
-    if not whole and failure is None:
-        failure = "the clock jumped in every launch"
-    medians = [float(np.median(launch.medians(first))) for launch in undisturbed]
-    return Latency(
-        batch_size=batch_size,
-        arms=found,
-        ratios=ratios,
-        tails=tails,
-        launches=len(undisturbed),
-        rounds=sum(len(launch.turns[first]) for launch in undisturbed),
-        seconds=round(seconds, 2),
-        looks=looks,
-        alpha=alpha,
-        steadiness=watch.found(medians, jumped, contended),
-        failure=failure,
-    )
+@dataclass(frozen=True)
+class Alternation:
+    """What arms that took turns gave. Each may be held against any other: `seen` says how one looks at it."""
+
+    batch_size: int
+    threads: int
+    launches: tuple[_Launch, ...]
+    alpha: float  # what the intervals of this look may miss
+    watch: steadiness.Watch
+    failure: str | None  # of an engine that died
+    seconds: float  # that it took
+    looks: int
+
+    @property
+    def arms(self) -> tuple[str, ...]:
+        """Their names."""
+        return tuple(self.launches[0].turns)
+
+    def seen(self, names: Mapping[str, str] | None = None) -> Latency:
+        """The first of some arms, and how the others compare with it; `names` gives each its name there.
+
+        Launches in which the clock jumped count for nothing, nor do disturbed rounds.
+        """
+        first, *others = names = names or {name: name for name in self.arms}
+        whole = [launch for launch in self.launches if launch.whole]
+        undisturbed, contended = self._counted
+        found = {name: _arm(name, shown, whole, undisturbed) for name, shown in names.items()} if whole else {}
+        ratios, tails = {}, {}
+        if whole and self.failure is None:
+            for name in others:
+                logs = [float(np.median(np.log(one.medians(name) / one.medians(first)))) for one in undisturbed]
+                ratios[names[name]] = stats.ratio(logs, _mean, self.alpha, resamples=10_000)
+                if found[name].p99 is not None and found[first].p99 is not None:
+                    pairs = list(zip(_upper(name, whole), _upper(first, whole), strict=True))
+                    tails[names[name]] = stats.ratio(pairs, _tail_log_ratio, self.alpha, resamples=1_000)
+        medians = [float(np.median(launch.medians(first))) for launch in undisturbed]
+        return Latency(
+            batch_size=self.batch_size,
+            threads=self.threads,
+            arms={arm.name: arm for arm in found.values()},
+            ratios=ratios,
+            tails=tails,
+            launches=len(undisturbed),
+            rounds=sum(len(launch.turns[first]) for launch in undisturbed),
+            seconds=round(self.seconds, 2),
+            looks=self.looks,
+            alpha=self.alpha,
+            steadiness=self.watch.found(medians, sum(one.jumped for one in self.launches), contended),
+            failure=self.failure or (None if whole else "the clock jumped in every launch"),
+        )
+
+    def samples(self, names: Mapping[str, str] | None = None) -> Samples:
+        """All that was measured of some arms, the disturbed rounds included, with what tells them apart."""
+        names = names or {name: name for name in self.arms}
+        found: Samples = {
+            f"{shown}.{at}": np.concatenate(times)
+            for at, one in enumerate(self.launches)
+            for name, shown in names.items()
+            if (times := one.times(name))
+        }
+        counted = iter(contention.find([one.turns for one in self.launches if one.whole], _FEWEST // 2)[1])
+        for at, one in enumerate(self.launches):
+            nothing = np.zeros(min(map(len, one.turns.values())), dtype=bool)
+            found[f"counted.{at}"] = next(counted) if one.whole else nothing
+            for name, shown in names.items():
+                turns = one.turns[name]
+                found[f"processor.{shown}.{at}"] = np.array([turn.processor for turn in turns], dtype=np.int64)
+                found[f"preempted.{shown}.{at}"] = np.array([turn.preempted for turn in turns], dtype=np.int64)
+        return found
+
+    @cached_property
+    def _counted(self) -> tuple[list[_Launch], contention.Contention]:
+        return _counted(self.launches)
 
 
 def _counted(launches: Sequence[_Launch]) -> tuple[list[_Launch], contention.Contention]:
@@ -362,24 +397,6 @@ def _counted(launches: Sequence[_Launch]) -> tuple[list[_Launch], contention.Con
     whole = [launch for launch in launches if launch.whole]
     found, counted = contention.find([launch.turns for launch in whole], _FEWEST // 2)
     return [launch.only(rounds) for launch, rounds in zip(whole, counted, strict=True) if rounds.any()], found
-
-
-def _samples(launches: Sequence[_Launch]) -> Samples:
-    """All that was measured, the disturbed included, with what tells them apart."""
-    found: Samples = {
-        f"{name}.{at}": np.concatenate(times)
-        for at, one in enumerate(launches)
-        for name in one.turns
-        if (times := one.times(name))
-    }
-    counted = iter(contention.find([one.turns for one in launches if one.whole], _FEWEST // 2)[1])
-    for at, one in enumerate(launches):
-        nothing = np.zeros(min(map(len, one.turns.values())), dtype=bool)
-        found[f"counted.{at}"] = next(counted) if one.whole else nothing
-        for name, turns in one.turns.items():
-            found[f"processor.{name}.{at}"] = np.array([turn.processor for turn in turns], dtype=np.int64)
-            found[f"preempted.{name}.{at}"] = np.array([turn.preempted for turn in turns], dtype=np.int64)
-    return found
 
 
 def _mean(logs: Sequence[float]) -> float:
@@ -407,18 +424,18 @@ def _p99(launches: Sequence[tuple[Times, int]]) -> float:
     return float(np.quantile(upper, max(0.0, rank / max(1, len(upper) - 1))))
 
 
-def _arm(name: str, launches: Sequence[_Launch], undisturbed: Sequence[_Launch]) -> Arm:
+def _arm(name: str, shown: str, launches: Sequence[_Launch], undisturbed: Sequence[_Launch]) -> Arm:
     taken, quiet = (
         np.concatenate([times for one in some for times in one.times(name)]) for some in (launches, undisturbed)
     )
     p90, p99 = (float(value) / 1e6 for value in np.percentile(taken, (90, 99)))
     memory = max(launch.memory[name] for launch in launches)
-    return Arm(name, len(taken), float(np.median(quiet)) / 1e6, p90, p99 if len(taken) >= TAIL_RUNS else None, memory)
+    return Arm(shown, len(taken), float(np.median(quiet)) / 1e6, p90, p99 if len(taken) >= TAIL_RUNS else None, memory)
 
 
-def notes(measured: Latency) -> list[str]:
-    """What a reader has to know of a measurement beside its numbers, a line each."""
-    where = f"Batch {measured.batch_size}"
+def notes(measured: Latency, where: str = "") -> list[str]:
+    """What a reader has to know of a measurement beside its numbers, a line each; `where` says which it was."""
+    where = where or f"Batch {measured.batch_size}"
     fastest = min((arm.p50 for arm in measured.arms.values()), default=0.0)
     found = [f"{where}: not measured, since it ended early: {measured.failure}"] if measured.failure else []
     return found + [f"{where}: {note}" for note in measured.steadiness.notes(fastest)]
@@ -429,6 +446,6 @@ def throughput(arm: Arm, batch_size: int) -> float:
     return 1e3 * batch_size / arm.p50
 
 
-def archive(measured: Mapping[int, Samples]) -> dict[str, Times]:
-    """The samples of all batch sizes under the names of one file: `bN.ARM.LAUNCH`."""
-    return {f"b{size}.{key}": times for size, samples in measured.items() for key, times in samples.items()}
+def archive(measured: Mapping[str, Samples]) -> dict[str, NDArray[Any]]:
+    """Samples of several measurements under the names of one file: `MEASUREMENT.ARM.LAUNCH`."""
+    return {f"{name}.{key}": times for name, samples in measured.items() for key, times in samples.items()}

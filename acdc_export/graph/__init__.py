@@ -3,9 +3,10 @@
 from .audit import WeightAudit, audit, count, load, pruned
 from .diagnose import unsupported
 from .lower import Lowered, Step, lower
-from .quantize import Calibration, Quantization
+from .quantize import Calibrated, Calibration, Quantization
 
 __all__ = [
+    "Calibrated",
     "Calibration",
     "Lowered",
     "Quantization",

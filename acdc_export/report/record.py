@@ -13,7 +13,7 @@ from ..evidence.parity import Parity
 from ..history import History
 from ..machine import Machine
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 DERIVED = ("verdict", "exit_code")
 """Keys of report.json that follow from the others: for those who read it without this package."""
 
@@ -105,9 +105,12 @@ class Report(Judged):
     gated_batch_size: int
     structure: Structure
     size: SizeFacts
+    loading: dict[
+        str, dict[str, float]
+    ]  # seconds from starting a process to a model in it, once, by batch size and half
     parity: dict[str, dict[str, Parity]]  # by batch size, then "sparse" and "dense"
     accuracy: Accuracy | None
-    latency: dict[str, Latency]  # by batch size
+    latency: tuple[Latency, ...]  # by batch size and threads; what the gates judge comes first
     control: str | None  # the fastest dense arm at the gated batch size
     measured: dict[str, Measurement | None]  # by gate metric
     gates: tuple[Verdict, ...]

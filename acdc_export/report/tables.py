@@ -36,8 +36,7 @@ def headline(report: Report) -> str:
 def summary(report: Report) -> list[str]:
     """The findings that a reader wants first, a line each: against the twin, and against the best dense alternative."""
     lines = []
-    gated = report.latency.get(str(report.gated_batch_size))
-    speedup = gated.ratios.get("dense") if gated else None
+    speedup = report.latency[0].ratios.get("dense")
     if speedup:
         where = f"At batch {report.gated_batch_size}"
         line = f"{where} the sparse half is {_times(speedup)} than its dense twin in the same engine"
@@ -64,7 +63,7 @@ def tables(report: Report) -> list[Table]:
     return [
         gate_table(report.gates),
         _halves(report),
-        *(_latency(facts, report.gated_batch_size) for facts in report.latency.values() if facts.arms),
+        *(_latency(facts, judged=at == 0) for at, facts in enumerate(report.latency) if facts.arms),
     ]
 
 
@@ -97,19 +96,18 @@ def context(report: Report) -> list[str]:
     return lines + [f"Note: {note}" for note in report.notes]
 
 
-def gate_table(gates: Sequence[Verdict]) -> Table:
-    """What became of each gate."""
+def gate_table(gates: Sequence[Verdict], title: str = "Gates") -> Table:
+    """What became of each gate, or of whatever else has a verdict."""
     rows = tuple((f"{MARKS[gate.status]} {gate.gate}", gate.status, gate.detail) for gate in gates)
-    return Table(
-        "Gates", ("gate", "verdict", "measured"), rows, text=True, statuses=tuple(gate.status for gate in gates)
-    )
+    columns = (title.lower().removesuffix("s"), "verdict", "measured")
+    return Table(title, columns, rows, text=True, statuses=tuple(gate.status for gate in gates))
 
 
 def machine_line(machine: Machine, instruction_set: str | None) -> str:
     """The machine that was measured on, in a line."""
     cpus = ", ".join(str(cpu) for cpu in machine.cpus)
     isa = f", {instruction_set}" if instruction_set else ""
-    return f"Machine: {machine.processor}{isa}; {_count(len(machine.cpus), 'thread')}, pinned to CPU {cpus}."
+    return f"Machine: {machine.processor}{isa}; {count(len(machine.cpus), 'thread')}, pinned to CPU {cpus}."
 
 
 def _halves(report: Report) -> Table:
@@ -126,6 +124,10 @@ def _halves(report: Report) -> Table:
         ("operators on the fast path", _share(structure.supported_ops), _share(structure.dense_supported_ops)),
         *parity,
         ("model file", shown_bytes(report.size.sparse), shown_bytes(report.size.dense)),
+        *(
+            (f"seconds to load, batch {size}", f"{halves['sparse']:.2f}", f"{halves['dense']:.2f}")
+            for size, halves in report.loading.items()
+        ),
     ]
     if structure.unsupported:
         rows.insert(2, ("off the fast path", ", ".join(structure.unsupported), ""))
@@ -137,7 +139,7 @@ def _halves(report: Report) -> Table:
     return Table("The two halves", ("", "sparse", "dense twin"), tuple(rows))
 
 
-def _latency(facts: Latency, gated: int) -> Table:
+def _latency(facts: Latency, *, judged: bool) -> Table:
     rows = []
     for name, arm in facts.arms.items():
         ratio = facts.ratios.get(name)
@@ -152,8 +154,8 @@ def _latency(facts: Latency, gated: int) -> Table:
                 interval(ratio, 2) if ratio else "",
             )
         )
-    judged = ", which the gates judge" if facts.batch_size == gated else ""
-    title = f"Batch {facts.batch_size}{judged}: milliseconds a batch, {facts.launches} launches, {facts.rounds} rounds"
+    what = f"Batch {facts.batch_size}, {count(facts.threads, 'thread')}{', which the gates judge' if judged else ''}"
+    title = f"{what}: milliseconds a batch, {facts.launches} launches, {facts.rounds} rounds"
     columns = ("", "p50", "p90", "p99", "samples/s", "peak memory", "times the sparse")
     return Table(title, columns, tuple(rows), optional=("samples/s", "peak memory", "p99", "p90"))
 
@@ -175,7 +177,8 @@ def interval(found: Measurement, digits: int) -> str:
     return f"{found.value:.{digits}f} [{found.low:.{digits}f}, {found.high:.{digits}f}]"
 
 
-def _count(number: int, what: str) -> str:
+def count(number: int, what: str) -> str:
+    """A number of things: "1 thread", "2 threads"."""
     return f"{number} {what}{'' if number == 1 else 's'}"
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -17,8 +17,11 @@ from ..errors import CalibrationError, UsageError, nearest
 from ..evidence import batches
 from ..evidence.engine import Engine
 from ..graph import quantize
-from ..pair import HALVES, Half, named
-from .setup import Integers, Trial
+from ..machine import Machine
+from ..pair import HALVES, Half, Pair, named
+from ..progress import Progress
+from .lowering import RUNTIME, Deployed
+from .setup import Deployment, Integers, Trial
 
 SAMPLES = 128
 """That are calibrated with."""
@@ -27,42 +30,61 @@ _ROWS = 8  # at a time: all activations of so many are in memory at once
 _FAR = 4.0  # times as wide, or away from the mean, as the pair's own inputs: not prepared as those were
 
 
-def prepare(trial: Trial) -> dict[Half, graph.Quantization]:
-    """Calibrate both halves, each by itself, on the same samples. In fp32 there is nothing to do.
+def prepare(
+    pair: Pair,
+    data: Data,
+    floats: Deployment,
+    folder: Path,
+    machine: Machine,
+    progress: Progress,
+    *,
+    schemes: Sequence[str],
+    keep: tuple[str, ...] = (),
+) -> Integers:
+    """Calibrate both halves, each by itself, on the same samples; files of it go into `folder`.
+
+    Args:
+        schemes: of the deployments that are to come. Runtimes that quantize by themselves only need the samples.
 
     Raises:
         CalibrationError: samples that are none, or unlike the pair's inputs.
         UsageError: a layer to keep in float that isn't there.
     """
-    integers, scheme = trial.integers, trial.seat.target.graph.int8
-    if integers is None or scheme is None:
-        return {}
-    inputs = _samples(trial, integers.samples)
-    found: dict[Half, graph.Quantization] = {}
-    with trial.progress.task("calibration", len(HALVES)) as advance:
+    samples = _samples(pair, data)
+    found: dict[Half, graph.Calibrated] = {}
+    if all(scheme == RUNTIME for scheme in schemes):
+        _check_kept(keep, [])
+        return Integers(samples, floats, found)
+    with progress.task("calibration", len(HALVES)) as advance:
         for half in HALVES:
-            prepared, instrumented = (trial.scratch / f"{half}-{what}.onnx" for what in ("prepared", "instrumented"))
-            quantize.prepare(trial.pair.onnx(half), prepared)
-            _check_names(integers.keep, quantize.layer_names(prepared))
+            prepared, instrumented = (folder / f"{half}-{what}.onnx" for what in ("prepared", "instrumented"))
+            quantize.prepare(pair.onnx(half), prepared)
+            _check_kept(keep, quantize.layer_names(prepared))
             watched = quantize.instrument(prepared, instrumented)
-            with closing(trial.open(instrumented, _ROWS, integers.floats)) as engine:
-                calibration = quantize.calibrate(engine.run, inputs, watched)
-            found[half] = graph.Quantization(prepared, calibration, scheme, integers.keep)
+            with closing(floats.seat.open(instrumented, batch_size=_ROWS, cpus=machine.cpus)) as engine:
+                found[half] = graph.Calibrated(prepared, quantize.calibrate(engine.run, _batches(samples), watched))
             advance()
-    return found
+    return Integers(samples, floats, found, keep)
 
 
-def _samples(trial: Trial, data: Data) -> list[dict[str, NDArray[Any]]]:
-    """Batches of the calibration samples."""
-    found = [
-        {name: batches.pad(array, _ROWS) for name, array in inputs.items()}
-        for inputs, _ in named(data.sample(SAMPLES), trial.pair.record.inputs, _ROWS)
-    ]
-    for spec in trial.pair.record.inputs:
-        given = np.concatenate([batch[spec.name] for batch in found])
+def _samples(pair: Pair, data: Data) -> dict[str, NDArray[Any]]:
+    """The calibration samples, by input."""
+    read = [inputs for inputs, _ in named(data.sample(SAMPLES), pair.record.inputs, _ROWS)]
+    if not read:
+        raise CalibrationError("There are no samples to calibrate with.", "Give some of the training split.")
+    found = {spec.name: np.concatenate([inputs[spec.name] for inputs in read]) for spec in pair.record.inputs}
+    for name, given in found.items():
         if given.dtype.kind == "f":
-            _check_like(spec.name, given, trial.pair.reference.inputs[spec.name])
+            _check_like(name, given, pair.reference.inputs[name])
     return found
+
+
+def _batches(samples: dict[str, NDArray[Any]]) -> list[dict[str, NDArray[Any]]]:
+    count = len(next(iter(samples.values())))
+    return [
+        {name: batches.pad(array[at : at + _ROWS], _ROWS) for name, array in samples.items()}
+        for at in range(0, count, _ROWS)
+    ]
 
 
 def _check_like(name: str, given: NDArray[Any], known: NDArray[Any]) -> None:
@@ -78,25 +100,25 @@ def _check_like(name: str, given: NDArray[Any], known: NDArray[Any]) -> None:
         )
 
 
-def _check_names(keep: Sequence[str], known: Sequence[str]) -> None:
+def _check_kept(keep: Sequence[str], known: Sequence[str]) -> None:
     for name in keep:
         if name not in known:
             raise UsageError(
                 f"--keep-fp32 {name}: there is no such layer{nearest(name, list(known))}.",
-                f"These can be kept: {', '.join(known)}.",
+                f"These can be kept: {', '.join(known)}."
+                if known
+                else "Runtimes that quantize by themselves keep none.",
             )
 
 
-def exact(
-    trial: Trial, models: Mapping[tuple[Half, int], graph.Lowered]
-) -> dict[tuple[Half, int], dict[str, NDArray[Any]]]:
-    """What the quantized graphs give for the pair's reference inputs in exact arithmetic, by half and batch size."""
+def exact(trial: Trial, models: dict[tuple[Half, int], Deployed]) -> dict[tuple[Half, int], dict[str, NDArray[Any]]]:
+    """What our own quantized graphs give for the pair's reference inputs in exact arithmetic."""
     found: dict[tuple[Half, int], dict[str, NDArray[Any]]] = {}
-    if trial.integers is None:
+    if trial.integers is None or trial.deployment.scheme in (None, RUNTIME):
         return found
-    for (half, size), lowered in models.items():
+    for (half, size), model in models.items():
         path = trial.scratch / f"exact-{half}-{size}.onnx"
-        quantize.exact.write(lowered.path, path)
+        quantize.exact.write(model.path, path)
         with closing(trial.open(path, size, trial.integers.floats)) as engine:
             found[half, size] = batches.run(engine, trial.pair.reference.inputs, size)
     return found
@@ -104,13 +126,16 @@ def exact(
 
 def floating(trial: Trial, integers: Integers, half: Half) -> Engine:
     """A half as it was before it was quantized, in float32."""
-    return trial.open(trial.scratch / f"{half}-prepared.onnx", trial.gated, integers.floats)
+    return trial.open(trial.pair.onnx(half), trial.gated, integers.floats)
 
 
-def costliest(trial: Trial, integers: Integers, quantization: graph.Quantization, count: int = 3) -> list[str]:
-    """The layers whose integers move the sparse half's outputs most, when they alone are quantized."""
+def costliest(trial: Trial, integers: Integers, count: int = 3) -> list[str]:
+    """The layers whose integers move the sparse half's outputs most, when they alone are quantized by our scheme."""
+    assert trial.deployment.scheme is not None
+    quantization = integers.quantization("sparse", trial.deployment.scheme)
     inputs = trial.pair.reference.inputs
-    names = [name for name in quantize.layer_names(quantization.prepared) if name not in quantization.keep]
+    known = quantize.layer_names(integers.halves["sparse"].prepared)
+    names = [name for name in known if name not in integers.keep]
     with closing(floating(trial, integers, "sparse")) as engine:
         wanted = batches.run(engine, inputs, trial.gated)
     moved = {}

@@ -2,50 +2,105 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
+from .. import graph
+from ..config import Target
 from ..data import Data
 from ..engines import Seat
 from ..evidence import batches
 from ..evidence.engine import Engine
+from ..evidence.gates import Gate
 from ..machine import Machine
-from ..pair import Pair
+from ..pair import Half, Pair
 from ..progress import Progress
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """A target that can run here, at one of its precisions."""
+
+    seat: Seat
+    precision: str
+
+    @property
+    def target(self) -> Target:
+        """Its definition."""
+        return self.seat.target
+
+    @property
+    def name(self) -> str:
+        """Of the target, and of the precision where that is none that goes without saying: `cpu`, `cpu-int8`."""
+        return self.target.at(self.precision)
+
+    @property
+    def tolerance(self) -> float:
+        """Of its outputs."""
+        return self.target.parity[self.precision]
+
+    @property
+    def scheme(self) -> str | None:
+        """In int8, how it is quantized: `Graph.int8`."""
+        return self.target.graph.int8 if self.precision == "int8" else None
 
 
 @dataclass(frozen=True)
 class Integers:
     """What int8 needs: samples of the training split, and a runtime for floats, in which a network is calibrated and
-    its integers are computed exactly. `keep` names the weights of layers that stay in float."""
+    its integers are computed exactly."""
 
-    samples: Data
-    floats: Seat
-    keep: tuple[str, ...] = ()
+    samples: Mapping[str, NDArray[Any]]  # by input, (samples, ...)
+    floats: Deployment
+    halves: Mapping[Half, graph.Calibrated]  # what our own calibration found; empty where only runtimes quantize
+    keep: tuple[str, ...] = ()  # the weights of layers that stay in float
+
+    def quantization(self, half: Half, scheme: str) -> graph.Quantization:
+        """How a half is quantized by one of our own schemes."""
+        return graph.Quantization(self.halves[half], scheme, self.keep)
 
 
 @dataclass(frozen=True)
 class Trial:
-    """What is tried: a pair, where it is put, and how it is measured. `folder` is the bundle being built."""
+    """What is tried: a pair, where it is put, and how it is measured and judged. `folder` is the bundle being built."""
 
     pair: Pair
-    seat: Seat
-    controls: tuple[Seat, ...]
+    deployment: Deployment
+    controls: tuple[Deployment, ...]  # that run here
+    asked_controls: tuple[str, ...]  # all that the target asks for, by `Deployment.name`
     machine: Machine
-    precision: str
     batch_sizes: tuple[int, ...]
-    gated: int  # the batch size that gates judge
+    gated: int  # the batch size that gates judge, with all cores
     folder: Path
     scratch: Path
     progress: Progress
+    gates: tuple[Gate, ...]
+    samples: Data | None = None  # that accuracy is judged on
     integers: Integers | None = None  # with int8
+    threads: tuple[int, ...] = field(default=())  # measured beside as many as there are cores
 
-    def open(self, model: Path, batch_size: int, seat: Seat | None = None, *, wait: bool = False) -> Engine:
-        """Load a model file in the target's runtime, or in that of another seat; see `Engine.ready` for `wait`."""
-        return (seat or self.seat).open(model, batch_size=batch_size, cpus=self.machine.cpus, wait=wait)
+    @property
+    def target(self) -> Target:
+        """The definition of the target."""
+        return self.deployment.target
+
+    def open(
+        self,
+        model: Path,
+        batch_size: int,
+        deployment: Deployment | None = None,
+        *,
+        threads: int | None = None,
+        wait: bool = False,
+    ) -> Engine:
+        """Load a model file in the target's runtime, or in another; see `Engine.ready` for `wait`."""
+        where = deployment or self.deployment
+        cpus = self.machine.cpus[:threads]
+        return where.seat.open(model, batch_size=batch_size, cpus=cpus, precision=where.precision, wait=wait)
 
     def inputs(self, batch_size: int) -> dict[str, NDArray[Any]]:
         """One batch of real inputs."""

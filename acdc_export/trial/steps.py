@@ -1,97 +1,83 @@
-"""The steps of a trial, in their order: both halves go through each of them, side by side."""
+"""A trial, but for its timing: both halves are lowered, loaded and examined, side by side."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 from numpy.typing import NDArray
 
 from .. import graph
-from ..config import Target
 from ..data import Data
-from ..engines import Seat
-from ..errors import EngineError, GraphError, ModelRefused, PairError
-from ..evidence import accuracy, batches, latency, parity, stats
+from ..errors import EngineError, ModelRefused, PairError
+from ..evidence import accuracy, batches, parity
 from ..evidence.accuracy import Accuracy
 from ..evidence.engine import Engine
-from ..evidence.gates import Gate, judge, sampled, settled
-from ..evidence.latency import Samples
+from ..evidence.gates import judge
 from ..pair import HALVES, Half, Pair, named
 from ..report import LayerRow, StepRow, Structure
-from . import quantizing, timing
+from . import quantizing
+from .lowering import RUNTIME, Deployed, lower
 from .setup import Trial
 
-Models = Mapping[tuple[Half, int], graph.Lowered]
 Outputs = Mapping[tuple[Half, int], dict[str, NDArray[Any]]]
 
 
 @dataclass(frozen=True)
-class Findings:
-    """All that was found out."""
+class Examined:
+    """What was found out about a trial before anything was timed."""
 
-    models: Models
+    trial: Trial
+    models: Mapping[tuple[Half, int], Deployed]
     info: dict[Half, dict[str, Any]]  # what the engine says of both halves at the gated batch size (`Engine.info`)
     outputs: Outputs  # for the pair's reference inputs
     structure: Structure
     parity: dict[str, dict[str, parity.Parity]]  # by batch size, then half
     accuracy: Accuracy | None
     quantization: Accuracy | None  # the sparse half in integers, and as "dense" the same in float
-    quantizations: Mapping[Half, graph.Quantization]
-    latency: dict[int, latency.Latency]  # by batch size
-    samples: dict[int, Samples]
+    loading: dict[str, dict[str, float]]  # seconds from starting a process to a model in it, by batch size, then half
     notes: tuple[str, ...]
 
 
-def conduct(trial: Trial, samples: Data | None, plan: latency.Plan, gates: Sequence[Gate]) -> Findings:
-    """Lower, load, and measure: structure, parity, accuracy on `samples`, latency until `gates` are decided.
+def examine(trial: Trial, alpha: float) -> Examined:
+    """Lower and load both halves; find structure, parity, and accuracy, with intervals at 1 - `alpha`.
 
     Raises:
         GraphError: a half can't be lowered for the target.
+        PairError: its ONNX holds other weights than it should.
         EngineError: the runtime refused a half, died or hung.
         UsageError: the samples don't fit the pair.
     """
-    quantizations = quantizing.prepare(trial)
-    models = lower(trial, quantizations)
-    trial.progress.say(f"Exported both halves for {trial.seat.target.name}.")
-    alpha = stats.ALPHA / max(1, sampled(gates))
-    outputs, info, found_accuracy, cost = run_halves(trial, models, samples, alpha)
-    found_structure = structure(trial, models, info)
-    measured, raw, notes = measure_latency(trial, models, plan, gates, alpha)
-    notes += _fast_path_notes(found_structure)
-    notes += _integer_notes(trial, quantizations, gates, found_accuracy, cost)
-    return Findings(
+    models = deploy(trial)
+    trial.progress.say(f"Exported both halves for {trial.deployment.name}.")
+    ran = _run(trial, models, alpha)
+    found = structure(trial, models, ran.info)
+    return Examined(
+        trial=trial,
         models=models,
-        info=info,
-        outputs=outputs,
-        structure=found_structure,
-        parity=check_parity(trial, models, outputs),
-        accuracy=found_accuracy,
-        quantization=cost,
-        quantizations=quantizations,
-        latency=measured,
-        samples=raw,
-        notes=tuple(notes),
+        info=ran.info,
+        outputs=ran.outputs,
+        structure=found,
+        parity=check_parity(trial, models, ran.outputs),
+        accuracy=ran.accuracy,
+        quantization=ran.quantization,
+        loading=ran.loading,
+        notes=(*_fast_path_notes(found), *_integer_notes(trial, models, ran.accuracy, ran.quantization)),
     )
 
 
-def lower(trial: Trial, quantizations: Mapping[Half, graph.Quantization]) -> Models:
+def deploy(trial: Trial) -> dict[tuple[Half, int], Deployed]:
     """Both halves in the target's form: the sparse one into `model/`, the twin into `evidence/`."""
-    found: dict[tuple[Half, int], graph.Lowered] = {}
+    found: dict[tuple[Half, int], Deployed] = {}
     for half, name in zip(HALVES, ("model/model", "evidence/dense"), strict=True):
-        lowered = lower_half(
-            trial.pair.onnx(half),
-            trial.folder / name,
-            trial.seat.target,
-            trial.batch_sizes,
-            quantizations.get(half),
-        )
-        _check_canonical(trial.pair, half, lowered[trial.gated])
-        found |= {(half, size): model for size, model in lowered.items()}
+        deployed = lower(trial, half, trial.folder / name)
+        _check_canonical(trial.pair, half, deployed[trial.gated].lowered)
+        found |= {(half, size): model for size, model in deployed.items()}
     return found
 
 
@@ -110,56 +96,40 @@ def _check_canonical(pair: Pair, half: Half, lowered: graph.Lowered) -> None:
             raise PairError(f"{path}: {weight.name} {problem}.", "Write the pair again from its training.")
 
 
-def lower_half(
-    source: Path,
-    stem: Path,
-    target: Target,
-    batch_sizes: tuple[int, ...],
-    quantization: graph.Quantization | None = None,
-) -> dict[int, graph.Lowered]:
-    """A file for each batch size, `STEM-bN.onnx`, where the target fixes it; otherwise one `STEM.onnx` for all."""
-    settings = target.graph
-    write = partial(
-        graph.lower,
-        source,
-        passes=settings.passes,
-        ir_version=settings.ir_version,
-        opset=settings.opset,
-        quantization=quantization,
-    )
-    if is_static(target):
-        return {size: write(stem.with_name(f"{stem.name}-b{size}.onnx"), batch_size=size) for size in batch_sizes}
-    return dict.fromkeys(batch_sizes, write(stem.with_name(f"{stem.name}.onnx"), batch_size=batch_sizes[0]))
+@dataclass
+class _Ran:
+    """What both halves did in the target's runtime."""
+
+    outputs: dict[tuple[Half, int], dict[str, NDArray[Any]]]
+    loading: dict[str, dict[str, float]]
+    info: dict[Half, dict[str, Any]]
+    accuracy: Accuracy | None = None
+    quantization: Accuracy | None = None
 
 
-def is_static(target: Target) -> bool:
-    """Whether the target's graphs have their batch size written into them."""
-    return "static_batch" in target.graph.passes
-
-
-def run_halves(
-    trial: Trial, models: Models, samples: Data | None, alpha: float
-) -> tuple[Outputs, dict[Half, dict[str, Any]], Accuracy | None, Accuracy | None]:
-    """Both halves in the target's runtime, at each batch size: their outputs for the pair's reference inputs.
-
-    Also, at the gated batch size, what the engine says of both, and their accuracy on `samples`; and the accuracy of
-    the sparse half there and in float, where that is something else.
-    """
-    cost = None
-    outputs: dict[tuple[Half, int], dict[str, NDArray[Any]]] = {}
+def _run(trial: Trial, models: Mapping[tuple[Half, int], Deployed], alpha: float) -> _Ran:
+    """Run both halves at each batch size on the pair's reference inputs; at the gated one, on the samples as well."""
+    ran = _Ran({}, {}, {})
     for size in trial.batch_sizes:
         with ExitStack() as stack:
-            opened = {half: stack.enter_context(closing(trial.open(models[half, size].path, size))) for half in HALVES}
+            opened: dict[Half, Engine] = {}
+            ran.loading[str(size)] = {}
+            for half in HALVES:
+                start = perf_counter()
+                opened[half] = stack.enter_context(closing(trial.open(models[half, size].path, size, wait=True)))
+                ran.loading[str(size)][half] = round(perf_counter() - start, 3)
             for half, engine in opened.items():
-                outputs[half, size] = batches.run(engine, trial.pair.reference.inputs, size)
-                _check_outputs(trial, outputs[half, size])
-            if size == trial.gated:
-                info = {half: engine.info() for half, engine in opened.items()}
-                found = check_accuracy(trial, opened["sparse"], opened["dense"], samples, alpha) if samples else None
-                if samples and trial.integers:
-                    engine = stack.enter_context(closing(quantizing.floating(trial, trial.integers, "sparse")))
-                    cost = check_accuracy(trial, opened["sparse"], engine, samples, alpha)
-    return outputs, info, found, cost
+                ran.outputs[half, size] = batches.run(engine, trial.pair.reference.inputs, size)
+                _check_outputs(trial, ran.outputs[half, size])
+            if size != trial.gated:
+                continue
+            ran.info = {half: engine.info() for half, engine in opened.items()}
+            if trial.samples:
+                ran.accuracy = check_accuracy(trial, opened["sparse"], opened["dense"], trial.samples, alpha)
+            if trial.samples and trial.integers:
+                engine = stack.enter_context(closing(quantizing.floating(trial, trial.integers, "sparse")))
+                ran.quantization = check_accuracy(trial, opened["sparse"], engine, trial.samples, alpha)
+    return ran
 
 
 def _check_outputs(trial: Trial, outputs: Mapping[str, NDArray[Any]]) -> None:
@@ -167,26 +137,34 @@ def _check_outputs(trial: Trial, outputs: Mapping[str, NDArray[Any]]) -> None:
     missing = [spec.name for spec in trial.pair.record.outputs if spec.name not in outputs]
     if missing:
         raise ModelRefused(
-            f"{trial.seat.target.runtime.name} gives {', '.join(outputs) or 'nothing'}, not {', '.join(missing)}.",
-            f"`run` in {trial.seat.target.folder / 'engine.py'} has to return the model's outputs by name.",
+            f"{trial.target.runtime.name} gives {', '.join(outputs) or 'nothing'}, not {', '.join(missing)}.",
+            f"`run` in {trial.target.folder / 'engine.py'} has to return the model's outputs by name.",
         )
 
 
-def check_parity(trial: Trial, models: Models, outputs: Outputs) -> dict[str, dict[str, parity.Parity]]:
-    """Both halves at every batch size against their eager logits; integers against themselves in exact arithmetic."""
-    tolerance = trial.seat.target.parity[trial.precision]
+def check_parity(
+    trial: Trial, models: dict[tuple[Half, int], Deployed], outputs: Outputs
+) -> dict[str, dict[str, parity.Parity]]:
+    """Both halves at every batch size against their eager logits; our integers against themselves in exact arithmetic.
+
+    What a runtime quantized by itself has no exact form that we know: it is held against the eager logits, too.
+    """
     eager = {"sparse": trial.pair.reference.sparse, "dense": trial.pair.reference.dense}
     exact = quantizing.exact(trial, models)
     found: dict[str, dict[str, parity.Parity]] = {str(size): {} for size in trial.batch_sizes}
     for (half, size), arrays in outputs.items():
-        found[str(size)][half] = parity.compare(arrays, exact.get((half, size), eager[half]), tolerance)
+        expected = exact.get((half, size), eager[half])
+        found[str(size)][half] = parity.compare(arrays, expected, trial.deployment.tolerance)
     return found
 
 
-def structure(trial: Trial, models: Models, info: Mapping[Half, dict[str, Any]]) -> Structure:
+def structure(
+    trial: Trial, models: Mapping[tuple[Half, int], Deployed], info: Mapping[Half, dict[str, Any]]
+) -> Structure:
     """Zeros and operators of the sparse half as deployed; operators off the fast path are named."""
     supported_ops = info["sparse"].get("supported_ops")
-    lowered = models["sparse", trial.gated]
+    model = models["sparse", trial.gated]
+    lowered = model.lowered
     layers = {name: (layer.zeros, layer.total) for name, layer in trial.pair.record.pattern.layers.items()}
     positions = graph.pruned(lowered.canonical, layers)
     mine = [lowered.weights[at] for at in positions or ()]
@@ -199,7 +177,7 @@ def structure(trial: Trial, models: Models, info: Mapping[Half, dict[str, Any]])
     return Structure(
         zeros=sum(weight.zeros for weight in mine) if mine else None,
         total=sum(weight.total for weight in mine) if mine else None,
-        steps=tuple(StepRow(**asdict(step)) for step in lowered.steps),
+        steps=tuple(StepRow(**asdict(step)) for step in (*lowered.steps, *([model.built] if model.built else []))),
         layers=tuple(
             LayerRow(
                 weight.name,
@@ -234,18 +212,29 @@ def _fast_path_notes(found: Structure) -> list[str]:
 
 def _integer_notes(
     trial: Trial,
-    quantizations: Mapping[Half, graph.Quantization],
-    gates: Sequence[Gate],
+    models: Mapping[tuple[Half, int], Deployed],
     right: Accuracy | None,
     cost: Accuracy | None,
 ) -> list[str]:
-    """Where a gate on accuracy fails in int8: which layers' integers cost most."""
-    if trial.integers is None or right is None or cost is None:
+    """Zeros that a runtime doesn't tell of; and where a gate on accuracy fails, which layers' integers cost most."""
+    if trial.integers is None:
+        return []
+    if trial.deployment.scheme == RUNTIME:
+        model = models["sparse", trial.gated]
+        before = model.lowered.steps[-1].total
+        told = model.built.total if model.built else 0
+        if told == before:
+            return []
+        return [
+            f"{trial.target.runtime.name} quantized by itself, and tells of {told:,} of {before:,} weights: zeros were "
+            "counted before that."
+        ]
+    if right is None or cost is None:
         return []
     measured = {"accuracy.drop": right.drop, "accuracy.sparse": right.sparse, "quantization.drop": cost.drop}
-    if all(judge(gate, measured).status != "fail" for gate in gates if gate.metric in measured):
+    if all(judge(gate, measured).status != "fail" for gate in trial.gates if gate.metric in measured):
         return []
-    layers = quantizing.costliest(trial, trial.integers, quantizations["sparse"])
+    layers = quantizing.costliest(trial, trial.integers)
     return [f"The layers whose integers cost most: {', '.join(layers)}. `--keep-fp32 {layers[0]}` leaves one in float."]
 
 
@@ -276,63 +265,3 @@ def _advancing(stream: Iterable[Any], advance: Any) -> Iterator[Any]:
     for item in stream:
         yield item
         advance()
-
-
-def _check_control(trial: Trial, seat: Seat, model: Path, batch_size: int) -> None:
-    """A control that gives other answers than the twin is no alternative to it. Raises `EngineError`."""
-    reference = trial.pair.reference
-    with closing(trial.open(model, batch_size, seat)) as engine:
-        outputs = batches.run(engine, reference.inputs, batch_size)
-    found = parity.compare(outputs, reference.dense, seat.target.parity["fp32"])
-    if not found.ok:
-        raise EngineError(
-            f"its outputs need a tolerance of {found.required:.1e}, and {found.tolerance:.0e} is allowed.",
-            "Look at the passes in its target.toml.",
-        )
-
-
-def measure_latency(
-    trial: Trial, models: Models, plan: latency.Plan, gates: Sequence[Gate], alpha: float
-) -> tuple[dict[int, latency.Latency], dict[int, Samples], list[str]]:
-    """The sparse half against the twin in the same engine and in every control, at each batch size.
-
-    The gated one is measured until the gates are decided or the budget is spent, each other for half of the budget.
-    Returns the measurements and their raw samples, and a note for each control that could not take the twin, for
-    an engine that died, and for what was unsteady.
-    """
-    dense: dict[tuple[str, int], tuple[Path, Seat]] = {}
-    notes = []
-    for seat in trial.controls:
-        try:
-            lowered = lower_half(
-                trial.pair.onnx("dense"), trial.scratch / seat.target.name, seat.target, trial.batch_sizes
-            )
-            for size, model in lowered.items():
-                _check_control(trial, seat, model.path, size)
-                dense[seat.target.name, size] = (model.path, seat)
-        except (EngineError, GraphError) as error:
-            notes.append(f"The control {seat.target.name} was not measured: {error.message}")
-            dense = {key: value for key, value in dense.items() if key[0] != seat.target.name}
-    found: dict[int, latency.Latency] = {}
-    raw: dict[int, Samples] = {}
-    with trial.progress.task("latency", plan.budget * (1 + len(trial.batch_sizes)) / 2) as advance:
-        for size in trial.batch_sizes:
-            arms: dict[str, latency.Open] = {
-                half: partial(trial.open, models[half, size].path, size) for half in HALVES
-            }
-            for (name, at), (path, seat) in dense.items():
-                if at == size:
-                    arms[f"dense@{name}"] = partial(trial.open, path, size, seat)
-            judged = size == trial.gated
-            found[size], raw[size] = latency.measure(
-                arms,
-                trial.inputs(size),
-                batch_size=size,
-                plan=plan if judged else replace(plan, budget=plan.budget / 2),
-                alpha=alpha if judged else stats.ALPHA,
-                decided=(lambda found: settled(gates, timing.metrics(trial, found))) if judged else None,
-                cpus=trial.machine.cpus,
-                advance=partial(advance, detail=f"batch {size}"),
-            )
-            notes += latency.notes(found[size])
-    return found, raw, notes

@@ -7,17 +7,19 @@ from datetime import UTC, datetime
 
 from .. import __version__, files
 from ..bundle import Manifest, ModelFile
-from ..evidence.gates import Gate, Measurement, Verdict, judge
-from ..pair import HALVES, Half
+from ..evidence.gates import Measurement, Verdict, judge
+from ..pair import HALVES
 from ..report import PairFacts, Report, SizeFacts, TargetFacts
 from . import timing
-from .setup import Trial
-from .steps import Findings, is_static
+from .lowering import is_static
+from .steps import Examined
+from .timing import Timed
 
 
-def measurements(trial: Trial, found: Findings) -> dict[str, Measurement | None]:
+def measurements(found: Examined, timed: Timed) -> dict[str, Measurement | None]:
     """The metrics that gates may name (`gates.METRICS`), at the gated batch size; None where not measured."""
-    gated, structure, accuracy = found.latency[trial.gated], found.structure, found.accuracy
+    trial, structure, accuracy = found.trial, found.structure, found.accuracy
+    gated = timed.latency[0]
     parities = [half for halves in found.parity.values() for half in halves.values()]
     known = structure.zeros is not None and structure.total
     sparse = gated.arms.get("sparse")
@@ -29,23 +31,18 @@ def measurements(trial: Trial, found: Findings) -> dict[str, Measurement | None]
         "parity": Measurement.exact(max(half.required for half in parities)),
         "parity.max_abs": Measurement.exact(max(half.max_abs for half in parities)),
         "quantization.drop": found.quantization.drop if found.quantization else None,
-        "size": Measurement.exact(_bytes(trial, found, "sparse")),
+        "size": Measurement.exact(found.models["sparse", trial.gated].size),
         "sparsity": Measurement.exact((structure.zeros or 0) / (structure.total or 1)) if known else None,
         "supported_ops": None if structure.supported_ops is None else Measurement.exact(structure.supported_ops),
     }
 
 
-def _bytes(trial: Trial, found: Findings, half: Half) -> int:
-    return found.models[half, trial.gated].path.stat().st_size
-
-
-def report(
-    trial: Trial, found: Findings, gates: Iterable[Gate], *, deployable: bool, notes: Iterable[str], seconds: float
-) -> Report:
-    """Judge what was found by `gates` (with `deployable`, by the license too), and put it on record."""
-    pair, target, record = trial.pair, trial.seat.target, trial.pair.record
-    measured = measurements(trial, found)
-    verdicts = [judge(gate, measured) for gate in gates]
+def report(found: Examined, timed: Timed, *, deployable: bool, notes: Iterable[str], seconds: float) -> Report:
+    """Judge what was found (with `deployable`, by the license too), and put it on record."""
+    trial, target = found.trial, found.trial.target
+    pair, record = trial.pair, trial.pair.record
+    measured = measurements(found, timed)
+    verdicts = [judge(gate, measured) for gate in trial.gates]
     if deployable:
         verdicts.append(Verdict("deployable", "pass" if target.license.deployable else "fail", target.license.name))
     return Report(
@@ -72,39 +69,40 @@ def report(
             deployable=target.license.deployable,
             notice=target.license.notice,
             sha256=files.folder_sha256(target.folder),
-            locked=trial.seat.environment.locked,
+            locked=trial.deployment.seat.environment.locked,
         ),
         machine=trial.machine,
-        precision=trial.precision,
+        precision=trial.deployment.precision,
         gated_batch_size=trial.gated,
         structure=found.structure,
-        size=SizeFacts(*(_bytes(trial, found, half) for half in HALVES)),
+        size=SizeFacts(*(found.models[half, trial.gated].size for half in HALVES)),
+        loading=found.loading,
         parity=found.parity,
         accuracy=found.accuracy,
         quantization=found.quantization,
-        latency={str(size): latency for size, latency in found.latency.items()},
-        control=timing.fastest_dense(found.latency[trial.gated]),
+        latency=timed.latency,
+        control=timing.fastest_dense(timed.latency[0]),
         measured=measured,
         gates=tuple(verdicts),
-        notes=(*notes, *found.notes),
+        notes=(*notes, *timed.notes, *found.notes),
     )
 
 
-def manifest(trial: Trial, found: Findings) -> Manifest:
+def manifest(found: Examined) -> Manifest:
     """What the bundle holds, and what `verify` needs to know."""
-    target, record = trial.seat.target, trial.pair.record
+    trial, target, record = found.trial, found.trial.target, found.trial.pair.record
     names = {found.models["sparse", size].path.name: size for size in trial.batch_sizes}
     return Manifest(
         name=trial.pair.name,
         target=target.name,
         target_sha256=files.folder_sha256(target.folder),
         runtime=target.runtime.name,
-        precision=trial.precision,
+        precision=trial.deployment.precision,
         models=tuple(ModelFile(name, size if is_static(target) else None) for name, size in names.items()),
         inputs=record.inputs,
         outputs=record.outputs,
         batch_sizes=trial.batch_sizes,
         gated_batch_size=trial.gated,
-        tolerance=target.parity[trial.precision],
+        tolerance=trial.deployment.tolerance,
         supported_ops=found.structure.supported_ops,
     )

@@ -38,7 +38,7 @@ def latency(ratio: Measurement, *names: str) -> Latency:
     first, second = names or ("old", "new")
     arms = {name: Arm(name, 900, 1.0, 1.1, None, 100_000_000) for name in (first, second)}
     steady = Steadiness(1.1, 0.0, 0.01, 50.0, 0, Contention(0.0, False))
-    return Latency(16, arms, {second: ratio}, {}, 12, 240, 40.0, 2, 0.05, steady)
+    return Latency(16, 2, arms, {second: ratio}, {}, 12, 240, 40.0, 2, 0.05, steady)
 
 
 def example(*statuses: Status, **changes: object) -> Check:

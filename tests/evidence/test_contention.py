@@ -133,7 +133,7 @@ class Shared(Fake):
 def test_a_neighbour_costs_rounds_but_not_the_verdict(slower: float) -> None:
     clock, random = Clock(), np.random.default_rng(0)
     clock.now = 0.12  # both are warmed up undisturbed, so that a turn is of one run
-    found, samples = latency.measure(
+    taken = latency.measure(
         {
             "old": lambda: Shared(random, cost=7 * MS, clock=clock),
             "new": lambda: Shared(random, cost=7 * slower * MS, clock=clock),
@@ -143,6 +143,7 @@ def test_a_neighbour_costs_rounds_but_not_the_verdict(slower: float) -> None:
         plan=Plan(budget=10.0),
         clock=clock,
     )
+    found, samples = taken.seen(), taken.samples()
     ratio = found.ratios["new"]
     assert ratio.low <= slower <= ratio.high
     assert ratio.high / ratio.low < 1.02

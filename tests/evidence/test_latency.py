@@ -18,7 +18,7 @@ import pytest
 from acdc_export.errors import EngineDied
 from acdc_export.evidence import latency, stats
 from acdc_export.evidence.gates import Measurement
-from acdc_export.evidence.latency import Latency, Open, Plan, Samples
+from acdc_export.evidence.latency import Alternation, Latency, Open, Plan, Samples
 
 from .fakes import Clock, Fake
 
@@ -33,7 +33,8 @@ def clock() -> Clock:
 
 
 def measure(clock: Clock, arms: dict[str, Open], plan: Plan = QUICK, **more: Any) -> tuple[Latency, Samples]:
-    return latency.measure(arms, X, batch_size=4, plan=plan, clock=clock, **more)
+    found = latency.measure(arms, X, batch_size=4, plan=plan, clock=clock, **more)
+    return found.seen(), found.samples()
 
 
 def steady(clock: Clock, opening: float = 0.0, **costs: float | Callable[[], float]) -> dict[str, Open]:
@@ -221,8 +222,8 @@ def looking(clock: Clock, plan: Plan, settled: Iterable[bool] = ()) -> tuple[Lat
     seen: list[tuple[float, Latency]] = []
     answers = itertools.chain(settled, itertools.repeat(False))
 
-    def decided(found: Latency) -> bool:
-        seen.append((clock(), found))
+    def decided(found: Alternation) -> bool:
+        seen.append((clock(), found.seen()))
         return next(answers)
 
     return measure(clock, steady(clock, 0.25, a=10 * MS, b=20 * MS), plan, decided=decided)[0], seen
@@ -264,7 +265,7 @@ def test_nothing_is_decided_before_the_fewest_launches(clock: Clock) -> None:
 def test_the_share_of_the_error_that_a_run_may_make_is_shared_by_its_looks(clock: Clock) -> None:
     seen: list[Latency] = []
     arms = steady(clock, 0.25, a=10 * MS, b=20 * MS)
-    found, _ = measure(clock, arms, LOOKING, alpha=0.01, decided=lambda look: bool(seen.append(look)))
+    found, _ = measure(clock, arms, LOOKING, alpha=0.01, decided=lambda look: bool(seen.append(look.seen())))
     assert sum(look.alpha for look in [*seen, found]) == pytest.approx(0.01)
 
 
@@ -412,11 +413,24 @@ def test_notes_name_the_batch_size(clock: Clock) -> None:
     assert latency.notes(found) == ["Batch 4: the clock is coarse: a reading takes 30 ns, a run 1000 ns."]
 
 
-def test_the_archive_names_batch_size_arm_and_launch(clock: Clock) -> None:
-    samples = {size: measure(clock, steady(clock, a=1 * MS), replace(QUICK, most=2))[1] for size in (1, 64)}
+def test_the_archive_names_measurement_arm_and_launch(clock: Clock) -> None:
+    samples = {at: measure(clock, steady(clock, a=1 * MS), replace(QUICK, most=2))[1] for at in ("b1t2", "b64t2")}
     archive = latency.archive(samples)
-    assert set(archive) == {f"b{size}.{name}" for size in (1, 64) for name in kept("a", launches=2)}
-    assert archive["b64.a.1"] is samples[64]["a.1"]
+    assert set(archive) == {f"{at}.{name}" for at in samples for name in kept("a", launches=2)}
+    assert archive["b64t2.a.1"] is samples["b64t2"]["a.1"]
+
+
+def test_each_arm_may_be_held_against_any_other(clock: Clock) -> None:
+    arms = steady(clock, a=2 * MS, b=4 * MS, c=8 * MS)
+    found = latency.measure(arms, X, batch_size=4, plan=replace(QUICK, most=3), clock=clock, cpus=())
+    assert found.arms == ("a", "b", "c")
+    view = found.seen({"c": "sparse", "a": "dense"})
+    assert list(view.arms) == ["sparse", "dense"]
+    assert view.arms["sparse"].name == "sparse"
+    assert view.arms["sparse"].p50 == pytest.approx(8)
+    assert view.ratios == {"dense": Measurement(*[pytest.approx(0.25)] * 3)}
+    assert set(found.samples({"c": "sparse"})) == kept("sparse", launches=3)
+    assert found.seen().ratios["c"].value == pytest.approx(4)
 
 
 def test_the_last_launch_is_cut_to_what_is_left_of_the_budget(clock: Clock) -> None:

@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 from acdc_export import graph
 from acdc_export.errors import CalibrationError, GraphError
 from acdc_export.graph import audit, load, quantize
-from acdc_export.graph.quantize import Calibration, Quantization, Range, calibrate, equalize, exact
+from acdc_export.graph.quantize import Calibrated, Calibration, Quantization, Range, calibrate, equalize, exact
 from acdc_export.graph.quantize.calibration import Arrays, Method
 
 SIDE = 6
@@ -81,7 +81,7 @@ def quantized(source: Path, folder: Path, keep: tuple[str, ...] = (), method: Me
     watched = quantize.instrument(folder / "prepared.onnx", folder / "instrumented.onnx")
     batches = [{"x": samples(8, seed)} for seed in range(4)]
     found = calibrate(lambda inputs: run(folder / "instrumented.onnx", inputs["x"]), batches, watched, method)
-    return Quantization(folder / "prepared.onnx", found, "convinteger", keep)
+    return Quantization(Calibrated(folder / "prepared.onnx", found), "convinteger", keep)
 
 
 def lowered(source: Path, folder: Path, quantization: Quantization | None) -> graph.Lowered:
@@ -241,13 +241,15 @@ def test_the_mean_of_each_output_stays(tmp_path: Path) -> None:
     """A weight with few levels moves the means; the bias takes that back."""
     source = chain(tmp_path / "in.onnx")
     with_means = quantized(source, tmp_path)
-    without = replace(
-        with_means.calibration, means={key: 0 * mean for key, mean in with_means.calibration.means.items()}
-    )
+    calibration = with_means.calibrated.calibration
+    without = replace(calibration, means={key: 0 * mean for key, mean in calibration.means.items()})
     x = np.concatenate([samples(8, seed) for seed in range(4)])
     wanted = run(source, x)["logits"].mean((0, 2, 3))
     moved = []
-    for quantization in (with_means, replace(with_means, calibration=without)):
+    for quantization in (
+        with_means,
+        replace(with_means, calibrated=replace(with_means.calibrated, calibration=without)),
+    ):
         done = graph.lower(source, tmp_path / "out.onnx", passes=(), batch_size=4, quantization=quantization)
         exact.write(done.path, tmp_path / "exact.onnx")
         moved.append(np.abs(run(tmp_path / "exact.onnx", x)["logits"].mean((0, 2, 3)) - wanted).max())
@@ -257,9 +259,10 @@ def test_the_mean_of_each_output_stays(tmp_path: Path) -> None:
 def test_an_activation_that_was_not_calibrated_is_named(tmp_path: Path) -> None:
     source = write(tmp_path / "in.onnx")
     known = quantized(source, tmp_path)
-    fewer = replace(known.calibration, ranges={key: one for key, one in known.calibration.ranges.items() if key != "b"})
+    calibration = known.calibrated.calibration
+    fewer = replace(calibration, ranges={key: one for key, one in calibration.ranges.items() if key != "b"})
     with pytest.raises(GraphError, match="The activation b, which goes into second, was not calibrated"):
-        lowered(source, tmp_path, replace(known, calibration=fewer))
+        lowered(source, tmp_path, replace(known, calibrated=replace(known.calibrated, calibration=fewer)))
 
 
 @pytest.mark.parametrize("flat", [False, True])

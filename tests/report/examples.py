@@ -84,6 +84,7 @@ def example(*statuses: Status, **changes: object) -> Report:
             ("ReduceMean",),
         ),
         size=SizeFacts(3_300_000, 3_300_001),
+        loading={"16": {"sparse": 0.71, "dense": 0.7}},
         parity={"16": {"sparse": parity, "dense": replace(parity, required=float("inf"))}},
         accuracy=Accuracy(
             samples=898,
@@ -95,9 +96,10 @@ def example(*statuses: Status, **changes: object) -> Report:
             only_dense=5,
             classes=(ClassCount(0, 898, 884, 886),),
         ),
-        latency={
-            "16": Latency(
+        latency=(
+            Latency(
                 16,
+                2,
                 {
                     "sparse": Arm("sparse", 3000, 1.0, 1.1, 1.5, 166_000_000),
                     "dense": Arm("dense", 900, 3.4, 3.5, None, 165_000_000),
@@ -111,8 +113,8 @@ def example(*statuses: Status, **changes: object) -> Report:
                 looks=1,
                 alpha=0.025,
                 steadiness=Steadiness(1.1, 0.0, 0.02, 60.0, 0, Contention(0.05, True)),
-            )
-        },
+            ),
+        ),
         control="dense",
         measured={"speedup": Measurement(3.4, 3.3, 3.5), "accuracy.drop": None},
         gates=tuple(Verdict(f"gate {at}", status, "shown") for at, status in enumerate(statuses or ("pass",))),

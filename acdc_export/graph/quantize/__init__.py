@@ -20,6 +20,7 @@ from .layers import find
 
 __all__ = [
     "SCHEMES",
+    "Calibrated",
     "Calibration",
     "Quantization",
     "Range",
@@ -34,17 +35,24 @@ SCHEMES: dict[str, Callable[[ir.Model, Calibration, Collection[str]], None]] = {
 
 
 @dataclass(frozen=True)
-class Quantization:
-    """How a graph is to be quantized: from what `prepare` wrote, by the ranges found there."""
+class Calibrated:
+    """What `prepare` wrote, and what was found out there: the same for all schemes."""
 
     prepared: Path
     calibration: Calibration
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """How a graph is to be quantized."""
+
+    calibrated: Calibrated
     scheme: str  # one of SCHEMES
     keep: tuple[str, ...] = ()  # layers left in float, by their weights' names
 
     def run(self, model: ir.Model) -> None:
         """Quantize a model, lowered from what `prepare` wrote, in place."""
-        SCHEMES[self.scheme](model, self.calibration, self.keep)
+        SCHEMES[self.scheme](model, self.calibrated.calibration, self.keep)
 
 
 def prepare(source: Path, destination: Path) -> None:

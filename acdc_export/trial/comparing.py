@@ -1,0 +1,115 @@
+"""Several trials that were timed together, side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from .. import __version__
+from ..comparison import Candidate, Comparison
+from ..evidence import latency
+from ..evidence.gates import Measurement, Verdict
+from ..evidence.latency import Alternation
+from ..pair import HALVES
+from ..report import Report
+from .setup import Deployment
+from .steps import Examined
+from .timing import Timing, arm_name, versus_fastest
+
+
+def compare(
+    examined: Sequence[Examined],
+    reports: Sequence[Report],
+    timing: Timing,
+    *,
+    reference: str,
+    missing: Mapping[str, str],
+    survey: bool,
+    require_deployable: bool,
+    seconds: float,
+) -> Comparison:
+    """Everything that was measured. Speed is held against the twin in the deployment `reference`, if that is there.
+
+    Args:
+        missing: deployments that were asked for and could not be examined, and why. Of a survey they are no failure.
+    """
+    trial = examined[0].trial
+    judged = next(iter(timing.cells.values()))
+    candidates = [one for both in zip(examined, reports, strict=True) for one in _halves(*both)]
+    known = {one.name for one in candidates}
+    for control in {one.name: one for each in examined for one in each.trial.controls}.values():
+        name = arm_name("dense", control.name)
+        if name in judged.arms and name not in known:
+            candidates.append(_control(name, control))
+    dense = [one.name for one in candidates if one.half == "dense"]
+    first = arm_name("dense", reference) if arm_name("dense", reference) in dense else dense[0]
+    names = [first, *(one.name for one in candidates if one.name != first)]
+    verdicts = [_verdict(one.trial.deployment, report) for one, report in zip(examined, reports, strict=True)]
+    if not survey:
+        verdicts += [Verdict(name, "not measured", reason) for name, reason in missing.items()]
+    cells = tuple(cell.seen({name: name for name in names}) for cell in timing.cells.values())
+    return Comparison(
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        version=__version__,
+        seconds=round(seconds, 1),
+        pair=trial.pair.name,
+        machine=trial.machine,
+        candidates=tuple(
+            replace(one, versus_dense=_versus_dense(one.name, dense, judged)) if one.half == "sparse" else one
+            for one in candidates
+        ),
+        latency=cells,
+        verdicts=tuple(verdicts),
+        survey=survey,
+        require_deployable=require_deployable,
+        missing=dict(missing),
+        notes=tuple(note for cell in cells for note in latency.notes(cell)),
+    )
+
+
+def _halves(found: Examined, report: Report) -> Iterator[Candidate]:
+    trial = found.trial
+    for half in HALVES:
+        right = found.accuracy
+        yield Candidate(
+            name=arm_name(half, trial.deployment.name),
+            half=half,
+            target=trial.target.name,
+            precision=trial.deployment.precision,
+            runtime=report.target.runtime,
+            version=report.target.version,
+            deployable=report.target.deployable,
+            accuracy=None if right is None else right.sparse if half == "sparse" else right.dense,
+            size=found.models[half, trial.gated].size,
+            loading=found.loading[str(trial.gated)][half],
+            verdict=report.verdict if half == "sparse" else None,
+            bundle=f"{trial.pair.name}-{trial.deployment.name}" if half == "sparse" else None,
+        )
+
+
+def _control(name: str, control: Deployment) -> Candidate:
+    """The twin in a runtime that was not asked for itself, but is what a target is held against."""
+    target = control.target
+    return Candidate(
+        name=name,
+        half="dense",
+        target=target.name,
+        precision=control.precision,
+        runtime=target.runtime.name,
+        version=control.seat.environment.locked.get(target.runtime.name, ""),
+        deployable=target.license.deployable,
+        accuracy=None,
+        size=None,
+        loading=None,
+    )
+
+
+def _versus_dense(name: str, dense: Sequence[str], judged: Alternation) -> Measurement | None:
+    return versus_fastest(judged.seen({one: one for one in (name, *dense)}))
+
+
+def _verdict(deployment: Deployment, report: Report) -> Verdict:
+    """That of a bundle; the gates that did not pass say why."""
+    why = "; ".join(f"{gate.gate}: {gate.detail}" for gate in report.gates if gate.status != "pass")
+    return Verdict(deployment.name, report.verdict, why or f"{len(report.gates)} gates passed")

@@ -1,0 +1,117 @@
+"""From the canonical graph of a half to what a runtime loads: ONNX in its form, or what it builds of that."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from .. import graph
+from ..config import Target
+from ..errors import GraphError
+from ..evidence import batches
+from ..pair import Half, Pair
+from .setup import Deployment, Trial
+
+RUNTIME = "runtime"
+"""The value of `Graph.int8` where the runtime quantizes by itself (`build` in its engine.py)."""
+
+
+@dataclass(frozen=True)
+class Deployed:
+    """A half as it is deployed, for one batch size or for any."""
+
+    path: Path  # what the runtime loads
+    files: tuple[Path, ...]  # that, and what belongs to it
+    lowered: graph.Lowered  # the ONNX that it is, or was built from
+    built: graph.Step | None = None  # zeros of what the runtime built, where it tells
+
+    @property
+    def size(self) -> int:
+        """Bytes of its files."""
+        return sum(path.stat().st_size for path in self.files)
+
+
+def lower(trial: Trial, half: Half, stem: Path, deployment: Deployment | None = None) -> dict[int, Deployed]:
+    """A half for each batch size, as `STEM-bN.*` where the target fixes it; otherwise one `STEM.*` for all.
+
+    Raises:
+        GraphError: it can't be lowered for the target.
+        EngineError: the runtime can't build it.
+    """
+    where = deployment or trial.deployment
+    write = partial(_lower, trial, half, where)
+    if is_static(where.target):
+        return {size: write(stem.with_name(f"{stem.name}-b{size}"), size) for size in trial.batch_sizes}
+    return dict.fromkeys(trial.batch_sizes, write(stem, trial.gated))
+
+
+def is_static(target: Target) -> bool:
+    """Whether the target's graphs have their batch size written into them."""
+    return "static_batch" in target.graph.passes
+
+
+def _lower(trial: Trial, half: Half, where: Deployment, stem: Path, batch_size: int) -> Deployed:
+    builds = where.scheme == RUNTIME
+    path = trial.scratch / f"{where.name}-{stem.name}.onnx" if builds else stem.with_name(f"{stem.name}.onnx")
+    integers = trial.integers if where.scheme and not builds else None
+    lowered = lower_onnx(
+        trial.pair,
+        half,
+        path,
+        where.target,
+        batch_size,
+        integers.quantization(half, where.scheme) if integers and where.scheme else None,
+    )
+    return _build(trial, where, lowered, stem, batch_size) if builds else Deployed(path, (path,), lowered)
+
+
+def lower_onnx(
+    pair: Pair,
+    half: Half,
+    path: Path,
+    target: Target,
+    batch_size: int,
+    quantization: graph.Quantization | None = None,
+) -> graph.Lowered:
+    """Write a half's ONNX in a target's form."""
+    settings = target.graph
+    return graph.lower(
+        pair.onnx(half),
+        path,
+        passes=settings.passes,
+        ir_version=settings.ir_version,
+        opset=settings.opset,
+        quantization=quantization,
+        batch_size=batch_size,
+    )
+
+
+def _build(trial: Trial, where: Deployment, lowered: graph.Lowered, stem: Path, batch_size: int) -> Deployed:
+    """Let the runtime quantize what was lowered. Zeros are held against those before, as far as it tells."""
+    assert trial.integers is not None
+    built = where.seat.build(
+        lowered.path,
+        stem,
+        precision=where.precision,
+        batch_size=batch_size,
+        cpus=trial.machine.cpus,
+        inputs={
+            name: batches.pad(array, -(-len(array) // batch_size) * batch_size)
+            for name, array in trial.integers.samples.items()
+        },
+    )
+    step = None
+    if built.zeros is not None:
+        step = graph.Step(
+            f"{where.target.runtime.name}'s own int8",
+            sum(zeros for zeros, _ in built.zeros.values()),
+            sum(total for _, total in built.zeros.values()),
+        )
+        before = lowered.steps[-1]
+        if step.total == before.total and step.zeros < before.zeros:
+            raise GraphError(
+                f"{where.target.runtime.name} lost {before.zeros - step.zeros} zeros when it quantized.",
+                f"`build` in {where.target.folder / 'engine.py'} has to quantize weights symmetrically.",
+            )
+    return Deployed(built.path, built.files, lowered, step)
