@@ -140,6 +140,17 @@ def test_imports_no_setuptools(runtime: tuple[Target, Environment]) -> None:
     assert done.returncode == 0
 
 
+def test_tells_nobody_that_it_is_used(runtime: tuple[Target, Environment], tmp_path: Path) -> None:
+    """Telemetry keeps an identity of its user at home."""
+    target, environment = runtime
+    outside = {name: value for name, value in os.environ.items() if name != "CI"}
+    variables = {**outside, "HOME": str(tmp_path), **target.runtime.variables}
+    subprocess.run(
+        [environment.python, "-I", "-B", "-c", f"import {target.runtime.name}"], env=variables, check=True, timeout=60
+    )
+    assert not list(tmp_path.iterdir())
+
+
 def test_wrong_inputs_are_refused(engine: Worker, model: Model) -> None:
     for wrong in ({"x": model.x.astype(np.float64)}, {"x": model.x[:, :, :4]}, {"y": model.x}):
         for ask in (engine.run, lambda inputs: engine.time(inputs, 1)):
