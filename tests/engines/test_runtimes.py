@@ -126,6 +126,7 @@ def test_says_what_it_is(engine: Worker, runtime: tuple[Target, Environment]) ->
     info = engine.info()
     assert info["runtime"] == target.runtime.name
     assert info["version"] == environment.locked[target.runtime.name]
+    assert info.get("precision") == {"cpu": None, "onnxruntime": "fp32", "openvino": "f32"}[target.name]
     if target.name == "cpu":
         assert info["instruction_set"].startswith(("avx", "neon", "sve"))
         assert info["supported_ops"] == 1.0
