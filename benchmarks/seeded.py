@@ -22,8 +22,8 @@ import time as _time
 _load = load
 
 
-def load(model, batch_size, threads):
-    return _Slowed(_load(model, batch_size, threads))
+def load(model, batch_size, threads, precision):
+    return _Slowed(_load(model, batch_size, threads, precision))
 
 
 class _Slowed:

@@ -19,7 +19,7 @@ import sys
 import time
 from pathlib import Path
 
-PROTOCOL = 3
+PROTOCOL = 4
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 CPUCLOCK_OF_THREAD = 6  # linux/posix-timers.h: CPUCLOCK_PERTHREAD_MASK | CPUCLOCK_SCHED
 READINGS = 4000  # of the clock at a time, for `timer`: under a millisecond
@@ -86,15 +86,10 @@ class Served:
     def hello(self):
         return {"protocol": PROTOCOL, "python": platform.python_version()}
 
-    def load(self, model, batch_size, threads, cpus):
-        # Pools of threads are made when numpy or a runtime is imported, and keep the cores and the count that
-        # they find then. So this comes first, and nothing above imports either.
-        if cpus:
-            os.sched_setaffinity(0, cpus)
-        for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-            os.environ[variable] = str(threads)
+    def load(self, model, batch_size, threads, cpus, precision):
+        settle(threads, cpus)
         gc.disable()  # importing a runtime makes nothing but what stays; looking for garbage takes a tenth of it
-        self.model = import_engine(self.folder).load(model, batch_size, threads)
+        self.model = import_engine(self.folder).load(model, batch_size, threads, precision)
         # What was imported stays. Collecting it anew before every block of runs would take longer than the runs.
         gc.collect()
         gc.freeze()
@@ -147,6 +142,18 @@ class Served:
 
     def close(self):
         return None
+
+
+def settle(threads, cpus):
+    """Take so many threads and these cores, which can't be changed once numpy or a runtime is imported.
+
+    Pools of threads are made at import, and keep the cores and the count that they find then. So this comes first,
+    and nothing above imports either.
+    """
+    if cpus:
+        os.sched_setaffinity(0, cpus)
+    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[variable] = str(threads)
 
 
 def processor():

@@ -167,7 +167,7 @@ def test_verify_runs_no_code_that_a_bundle_names(pair: Pair, control: str, label
 def test_a_control_that_can_not_be_measured_is_not_beaten(pair: Pair, labelled: Path, tmp_path: Path) -> None:
     broken = quick_target(tmp_path / "targets" / "broken", "onnxruntime")
     engine = Path(broken) / "engine.py"
-    engine.write_text(engine.read_text() + "\n\ndef load(model, batch_size, threads):\n    raise ValueError('no')\n")
+    engine.write_text(engine.read_text() + "\n\ndef load(*_):\n    raise ValueError('no')\n")
     target = quick_target(
         tmp_path / "targets" / "onnxruntime", "onnxruntime",
         ("[runtime]", 'gates = ["speedup.vs_control >= 0.01"]\n\n[runtime]'),

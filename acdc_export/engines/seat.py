@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..config import Target
 from .environment import Environment
-from .worker import Worker, open_engine
+from .worker import Precision, Worker, open_engine
 
 
 @dataclass(frozen=True)
@@ -18,8 +18,23 @@ class Seat:
     target: Target
     environment: Environment
 
-    def open(self, model: Path, *, batch_size: int, cpus: Sequence[int], wait: bool = True) -> Worker:
+    def open(
+        self,
+        model: Path,
+        *,
+        batch_size: int,
+        cpus: Sequence[int],
+        precision: Precision = "fp32",
+        wait: bool = True,
+    ) -> Worker:
         """Load a model with a thread on each of `cpus`; as `open_engine`, which tells what it raises."""
         return open_engine(
-            self.target, self.environment, model, batch_size=batch_size, threads=len(cpus), cpus=cpus, wait=wait
+            self.target,
+            self.environment,
+            model,
+            batch_size=batch_size,
+            threads=len(cpus),
+            cpus=cpus,
+            precision=precision,
+            wait=wait,
         )

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,8 +30,12 @@ from ..evidence.engine import Arrays, Turn
 from ..files import output_errors
 from .environment import Environment
 
+Precision = Literal["fp32", "default", "int8"]
+"""What a runtime computes in: float32; what it takes by itself on this processor, which may be less; or the integers
+of a model that `Seat.build` made of it."""
+
 _COLOURS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
-PROTOCOL = 3
+PROTOCOL = 4
 """What `targets/serve.py` has to answer to `hello`."""
 
 _MEMORY = Path("/dev/shm")
@@ -66,6 +70,7 @@ def open_engine(
     batch_size: int,
     threads: int,
     cpus: Sequence[int] | None = None,
+    precision: Precision = "fp32",
     timeouts: Timeouts = DEFAULT_TIMEOUTS,
     wait: bool = True,
 ) -> Worker:
@@ -75,6 +80,7 @@ def open_engine(
         batch_size: how many samples each run will have.
         threads: how many the runtime may use.
         cpus: the cores that the process is pinned to; None leaves it to the system.
+        precision: what the runtime is asked to compute in.
         wait: for the model to be loaded. Otherwise the first call does, and raises what loading it raises:
             several engines may load at the same time.
 
@@ -89,7 +95,7 @@ def open_engine(
         raise UsageError(f"Can't pin to the cores {list(cpus)}.", f"This process may use {usable}.")
     worker = Worker(target, environment, model, timeouts)
     try:
-        worker._start(batch_size, threads, cpus)
+        worker._start(batch_size, threads, cpus, precision)
         if wait:
             worker.ready()
     except BaseException:
@@ -211,7 +217,7 @@ class Worker:
         finally:
             self._finalizer()
 
-    def _start(self, batch_size: int, threads: int, cpus: Sequence[int] | None) -> None:
+    def _start(self, batch_size: int, threads: int, cpus: Sequence[int] | None, precision: Precision) -> None:
         hello = self._call("hello", self._timeouts.start)
         if hello["protocol"] != PROTOCOL:
             raise EngineError(
@@ -223,6 +229,7 @@ class Worker:
             batch_size=batch_size,
             threads=threads,
             cpus=None if cpus is None else list(cpus),
+            precision=precision,
         )
         self._loading = True
 

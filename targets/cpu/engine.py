@@ -4,7 +4,8 @@ import deepsparse
 from deepsparse.cpu import cpu_architecture
 
 
-def load(model, batch_size, threads):
+def load(model, batch_size, threads, precision):
+    # It computes in what is in the graph: integers where those are, float32 everywhere else.
     return Model(deepsparse.Engine(model, batch_size=batch_size, num_cores=threads))
 
 

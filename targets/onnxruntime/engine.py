@@ -3,13 +3,14 @@
 import onnxruntime
 
 
-def load(model, batch_size, threads):
-    # The batch size is in the model, or the model takes any.
-    return Model(model, threads)
+def load(model, batch_size, threads, precision):
+    # The batch size is in the model, or the model takes any. By itself it computes in what is in the graph.
+    return Model(model, threads, "int8" if precision == "int8" else "fp32")
 
 
 class Model:
-    def __init__(self, model, threads):
+    def __init__(self, model, threads, precision):
+        self.precision = precision
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
@@ -18,7 +19,7 @@ class Model:
         self.outputs = [output.name for output in self.session.get_outputs()]
 
     def info(self):
-        return {"runtime": "onnxruntime", "version": onnxruntime.__version__}
+        return {"runtime": "onnxruntime", "version": onnxruntime.__version__, "precision": self.precision}
 
     def run(self, inputs):
         return dict(zip(self.outputs, self.session.run(self.outputs, inputs)))

@@ -21,13 +21,13 @@ import os, signal, sys, time
 import numpy as np
 {top}
 
-def load(model, batch_size, threads):
+def load(model, batch_size, threads, precision):
     {load}
-    return Model(model, batch_size, threads)
+    return Model(model, batch_size, threads, precision)
 
 class Model:
-    def __init__(self, model, batch_size, threads):
-        self.given = {{"model": model, "batch_size": batch_size, "threads": threads}}
+    def __init__(self, model, batch_size, threads, precision):
+        self.given = {{"model": model, "batch_size": batch_size, "threads": threads, "precision": precision}}
 
     def info(self):
         return {{"runtime": "fake", "version": "1.0", **self.given, "omp": os.environ["OMP_NUM_THREADS"],

@@ -126,6 +126,7 @@ def test_says_what_it_is(engine: Worker, runtime: tuple[Target, Environment]) ->
     info = engine.info()
     assert info["runtime"] == target.runtime.name
     assert info["version"] == environment.locked[target.runtime.name]
+    assert info.get("precision") == {"cpu": None, "onnxruntime": "fp32", "openvino": "f32"}[target.name]
     if target.name == "cpu":
         assert info["instruction_set"].startswith(("avx", "neon", "sve"))
         assert info["supported_ops"] == 1.0
@@ -138,6 +139,17 @@ def test_imports_no_setuptools(runtime: tuple[Target, Environment]) -> None:
         [environment.python, "-I", "-B", "-c", check], env={**os.environ, **target.runtime.variables}, check=False
     )
     assert done.returncode == 0
+
+
+def test_tells_nobody_that_it_is_used(runtime: tuple[Target, Environment], tmp_path: Path) -> None:
+    """Telemetry keeps an identity of its user at home."""
+    target, environment = runtime
+    outside = {name: value for name, value in os.environ.items() if name != "CI"}
+    variables = {**outside, "HOME": str(tmp_path), **target.runtime.variables}
+    subprocess.run(
+        [environment.python, "-I", "-B", "-c", f"import {target.runtime.name}"], env=variables, check=True, timeout=60
+    )
+    assert not list(tmp_path.iterdir())
 
 
 def test_wrong_inputs_are_refused(engine: Worker, model: Model) -> None:
