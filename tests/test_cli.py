@@ -83,7 +83,7 @@ def test_an_unknown_target_names_the_nearest(pair: Pair) -> None:
 
 
 def test_several_targets_are_not_silently_one() -> None:
-    mistake(2, "One run takes one pair to one target.", "--target", "cpu", "--target", "onnxruntime")
+    mistake(2, "One run takes one pair.", "--target", "cpu", "--pair", "a", "--pair", "b")
 
 
 def test_a_precision_that_is_not_on_offer(pair: Pair) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from acdc_export import compare
 from acdc_export.bundle import Bundle
+from acdc_export.engines import home
 from acdc_export.errors import UsageError
 from acdc_export.pair import Pair
 
@@ -79,6 +80,9 @@ def test_all_of_them_are_those_that_can_be_had(
     pair: Pair, labelled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without its license DeepSparse is listed, and no failure."""
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "environments").symlink_to(home() / "environments")  # without the licenses, beside it
+    monkeypatch.setenv("ACDC_EXPORT_HOME", str(tmp_path / "home"))
     monkeypatch.delenv("ACDC_EXPORT_ACCEPT_LICENSE")
     found = compare(
         pair, ["all"], precisions=["fp32"], data=str(labelled), gates=["parity <= 0.1"], batch_sizes=[16], budget=4,

@@ -90,7 +90,7 @@ def test_a_target_of_ones_own(tmp_path: Path) -> None:
     text = (mine / "target.toml").read_text()
     (mine / "target.toml").write_text(text.replace("global_average_pool", "global_avg_pool").replace(">=3.8,", "3.8,"))
     text = (mine / "target.toml").read_text()
-    text = text.replace('["onnxruntime"]', '["onnxrutime"]').replace('pipeline = "digits"', 'pipeline = "digist"')
+    text = text.replace('["onnxruntime", ', '["onnxrutime", ').replace('pipeline = "digits"', 'pipeline = "digist"')
     (mine / "target.toml").write_text(text.replace("fp32 = 1e-3", "int4 = 1e-1").replace('int8 = "convinteger"', ""))
     (mine / "engine.py").unlink()
     with pytest.raises(ConfigError) as caught:
@@ -101,7 +101,7 @@ def test_a_target_of_ones_own(tmp_path: Path) -> None:
     assert "engine.py is missing" in problems
     assert "unknown target 'onnxrutime' (did you mean 'onnxruntime'?)" in problems
     assert "unknown pipeline 'digist' (did you mean 'digits'?)" in problems
-    assert "graphs can't be lowered to 'int4', only to fp32, int8" in problems
+    assert "graphs can't be lowered to 'int4', only to fp32, default, int8" in problems
     assert "parity.int8: the form of its integers is missing, graph.int8" in problems
 
 

@@ -81,7 +81,7 @@ def _halves(found: Examined, report: Report) -> Iterator[Candidate]:
             version=report.target.version,
             deployable=report.target.deployable,
             accuracy=None if right is None else right.sparse if half == "sparse" else right.dense,
-            size=found.models[half, trial.gated].size,
+            size=report.size.sparse if half == "sparse" else report.size.dense,
             loading=found.loading[str(trial.gated)][half],
             verdict=report.verdict if half == "sparse" else None,
             bundle=f"{trial.pair.name}-{trial.deployment.name}" if half == "sparse" else None,

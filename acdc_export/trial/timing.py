@@ -71,26 +71,35 @@ def measure(examined: Sequence[Examined], plan: latency.Plan, alpha: float) -> T
     """Let the halves of all trials, and their controls, take turns at each batch size and number of threads.
 
     The gated one is measured until the gates of all are decided or the budget is spent, each other for half of it.
+
+    Raises:
+        EngineError: an engine can't be opened for what the gates judge. Elsewhere, that is a note.
     """
     trials = [one.trial for one in examined]
     first = trials[0]
     controls = _lower_controls(trials)
     taken: dict[Cell, Alternation] = {}
+    left: list[str] = []
     every = cells(first)
     with first.progress.task("latency", plan.budget * (1 + len(every)) / 2) as advance:
         for cell in every:
-            judged = cell == every[0]
-            taken[cell] = latency.measure(
-                _arms(examined, controls, cell),
-                first.inputs(cell.batch_size),
-                batch_size=cell.batch_size,
-                plan=plan if judged else replace(plan, budget=plan.budget / 2),
-                alpha=alpha if judged else stats.ALPHA,
-                decided=partial(_decided, trials, controls) if judged else None,
-                cpus=first.machine.cpus[: cell.threads],
-                advance=partial(advance, detail=_title(cell, first).lower()),
-            )
-    return Timing(tuple(_timed(trial, controls, taken) for trial in trials), taken)
+            judged, title = cell == every[0], _title(cell, first)
+            try:
+                taken[cell] = latency.measure(
+                    _arms(examined, controls, cell),
+                    first.inputs(cell.batch_size),
+                    batch_size=cell.batch_size,
+                    plan=plan if judged else replace(plan, budget=plan.budget / 2),
+                    alpha=alpha if judged else stats.ALPHA,
+                    decided=partial(_decided, trials, controls) if judged else None,
+                    cpus=first.machine.cpus[: cell.threads],
+                    advance=partial(advance, detail=title.lower()),
+                )
+            except EngineError as error:
+                if judged:
+                    raise
+                left.append(f"{title} was not measured: {error.message}")
+    return Timing(tuple(_timed(trial, controls, taken, left) for trial in trials), taken)
 
 
 def _title(cell: Cell, trial: Trial) -> str:
@@ -160,14 +169,18 @@ def _decided(trials: Sequence[Trial], controls: _Controls, taken: Alternation) -
     return all(settled(trial.gates, metrics(trial, taken.seen(_view(trial, controls)))) for trial in trials)
 
 
-def _timed(trial: Trial, controls: _Controls, taken: Mapping[Cell, Alternation]) -> Timed:
+def _timed(trial: Trial, controls: _Controls, taken: Mapping[Cell, Alternation], left: Sequence[str]) -> Timed:
     view = _view(trial, controls)
     found = {cell: one.seen(view) for cell, one in taken.items()}
     notes = [controls.notes[control.name] for control in trial.controls if control.name in controls.notes]
     return Timed(
         latency=tuple(found.values()),
         samples={str(cell): one.samples(view) for cell, one in taken.items()},
-        notes=(*notes, *(note for cell, one in found.items() for note in latency.notes(one, _title(cell, trial)))),
+        notes=(
+            *notes,
+            *left,
+            *(note for cell, one in found.items() for note in latency.notes(one, _title(cell, trial))),
+        ),
     )
 
 
