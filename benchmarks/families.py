@@ -29,7 +29,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from acdc_export import Unstructured, graph, machine, models
+from acdc_export import Blocks, Unstructured, graph, machine, models
 from acdc_export.config import load_target
 from acdc_export.engines import ensure, open_engine
 from acdc_export.evidence import latency
@@ -121,14 +121,18 @@ FAMILIES: dict[str, tuple[str, Callable[[], nn.Module], Callable[[], dict[str, t
 """By name: the package that it needs, what makes it and what it takes."""
 
 
-def pair_of(model: nn.Module, inputs: dict[str, torch.Tensor], path: Path) -> Pair:
-    """The pair of a network with nine of ten weights of each layer at zero, and of the same network without."""
+PATTERN = Unstructured(SPARSITY, "uniform")
+
+
+def pair_of(
+    model: nn.Module, inputs: dict[str, torch.Tensor], path: Path, pattern: Unstructured | Blocks = PATTERN
+) -> Pair:
+    """The pair of a network pruned by magnitude, by default nine of ten weights of each layer, and the same without."""
     model.eval()
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):  # as training would leave them: no two channels alike
             nn.init.normal_(module.running_mean, 0, 0.1)  # type: ignore[arg-type]
             nn.init.uniform_(module.running_var, 0.5, 1.5)  # type: ignore[arg-type]
-    pattern = Unstructured(SPARSITY, "uniform")
     masks = pattern.masks(dict(pattern.cover(model).weights))
     dense = {key: value.clone() for key, value in model.state_dict().items()}
     return write_pair(
