@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..config import Target
+from ..evidence.engine import Arrays
+from . import building
+from .building import Built
 from .environment import Environment
 from .worker import Precision, Worker, open_engine
 
@@ -37,4 +40,19 @@ class Seat:
             cpus=cpus,
             precision=precision,
             wait=wait,
+        )
+
+    def build(
+        self, model: Path, stem: Path, *, precision: Precision, batch_size: int, cpus: Sequence[int], inputs: Arrays
+    ) -> Built:
+        """Have the runtime make its own form of a model; as `building.build`, which tells what it raises."""
+        return building.build(
+            self.target,
+            self.environment,
+            model,
+            stem,
+            precision=precision,
+            batch_size=batch_size,
+            cpus=cpus,
+            inputs=inputs,
         )
