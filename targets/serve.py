@@ -79,7 +79,7 @@ class Served:
         self.model = None
 
     def answer(self, call, arguments):
-        if call not in ("hello", "load", "info", "run", "time", "timer", "memory", "close"):
+        if call not in ("hello", "load", "build", "info", "run", "time", "timer", "memory", "close"):
             raise ValueError(f"unknown call {call!r}")
         return getattr(self, call)(**arguments)
 
@@ -94,6 +94,14 @@ class Served:
         gc.collect()
         gc.freeze()
         gc.enable()
+
+    def build(self, model, stem, precision, batch_size, threads, cpus, inputs):
+        settle(threads, cpus)
+        engine = import_engine(self.folder)
+        if not hasattr(engine, "build"):
+            raise NotImplementedError("it has no `build`")
+        path = engine.build(model, stem, precision, Batches(inputs, batch_size))
+        return {"path": path, "weights": engine.weights(path) if hasattr(engine, "weights") else None}
 
     def info(self):
         return self.model.info()
@@ -142,6 +150,25 @@ class Served:
 
     def close(self):
         return None
+
+
+class Batches:
+    """Samples in files by name as arrays by name, so many at a time; read anew each time that they are gone through."""
+
+    def __init__(self, inputs, size):
+        import numpy as np
+
+        self.arrays = {name: np.load(file, mmap_mode="r", allow_pickle=False) for name, file in inputs.items()}
+        self.size = size
+
+    def __len__(self):
+        return min(len(array) for array in self.arrays.values()) // self.size
+
+    def __iter__(self):
+        import numpy as np
+
+        for start in range(0, len(self) * self.size, self.size):
+            yield {name: np.array(array[start : start + self.size]) for name, array in self.arrays.items()}
 
 
 def settle(threads, cpus):

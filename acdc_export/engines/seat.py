@@ -7,8 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..config import Target
+from ..evidence.engine import Arrays
+from . import building
+from .building import Built
 from .environment import Environment
-from .worker import Precision, Worker, open_engine
+from .worker import Worker, open_engine
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,7 @@ class Seat:
         *,
         batch_size: int,
         cpus: Sequence[int],
-        precision: Precision = "fp32",
+        precision: str = "fp32",
         wait: bool = True,
     ) -> Worker:
         """Load a model with a thread on each of `cpus`; as `open_engine`, which tells what it raises."""
@@ -37,4 +40,19 @@ class Seat:
             cpus=cpus,
             precision=precision,
             wait=wait,
+        )
+
+    def build(
+        self, model: Path, stem: Path, *, precision: str, batch_size: int, cpus: Sequence[int], inputs: Arrays
+    ) -> Built:
+        """Have the runtime make its own form of a model; as `building.build`, which tells what it raises."""
+        return building.build(
+            self.target,
+            self.environment,
+            model,
+            stem,
+            precision=precision,
+            batch_size=batch_size,
+            cpus=cpus,
+            inputs=inputs,
         )

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,9 +30,8 @@ from ..evidence.engine import Arrays, Turn
 from ..files import output_errors
 from .environment import Environment
 
-Precision = Literal["fp32", "default", "int8"]
-"""What a runtime computes in: float32; what it takes by itself on this processor, which may be less; or the integers
-of a model that `Seat.build` made of it."""
+Zeros = dict[str, tuple[int, int]]
+"""Of each weight, how many are zero, of how many."""
 
 _COLOURS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 PROTOCOL = 4
@@ -54,6 +53,7 @@ class Timeouts:
 
     start: float = 60.0  # to say hello
     load: float = 300.0  # to import the runtime and load the model
+    build: float = 1800.0  # to import it and make another form of the model
     run: float = 60.0  # for one run; `time` gets it once more for every repeat, or 20 times the slowest run so far
     short: float = 30.0  # for everything else
     close: float = 5.0  # to end by itself
@@ -70,7 +70,7 @@ def open_engine(
     batch_size: int,
     threads: int,
     cpus: Sequence[int] | None = None,
-    precision: Precision = "fp32",
+    precision: str = "fp32",
     timeouts: Timeouts = DEFAULT_TIMEOUTS,
     wait: bool = True,
 ) -> Worker:
@@ -90,9 +90,8 @@ def open_engine(
         EngineDied, EngineTimeout: it died or hung over the model.
         UsageError: a core that this process may not use.
     """
-    if cpus is not None and not (cpus and set(cpus) <= os.sched_getaffinity(0)):
-        usable = sorted(os.sched_getaffinity(0))
-        raise UsageError(f"Can't pin to the cores {list(cpus)}.", f"This process may use {usable}.")
+    if cpus is not None:
+        check_cores(cpus)
     worker = Worker(target, environment, model, timeouts)
     try:
         worker._start(batch_size, threads, cpus, precision)
@@ -104,21 +103,35 @@ def open_engine(
     return worker
 
 
+def check_cores(cpus: Sequence[int]) -> None:
+    """
+    Raises:
+        UsageError: there are none, or this process may not use them all.
+    """
+    if not (cpus and set(cpus) <= os.sched_getaffinity(0)):
+        usable = sorted(os.sched_getaffinity(0))
+        raise UsageError(f"Can't pin to the cores {list(cpus)}.", f"This process may use {usable}.")
+
+
 class Worker:
-    """An `evidence.engine.Engine`, and a context manager that closes it. `open_engine` makes one.
+    """An `evidence.engine.Engine`, and a context manager that closes it. `open_engine` makes one; `building.build` one
+    that has no model loaded, and is asked for `build` only.
 
     Its process is in a session of its own, where the terminal's Ctrl-C does not reach it: this process ends it,
     in `close`, at exit, or by dying. Not to be shared between threads, and kept by the thread that made it: the
     kernel ends a worker together with the thread that started it.
     """
 
-    def __init__(self, target: Target, environment: Environment, model: Path, timeouts: Timeouts) -> None:
+    def __init__(
+        self, target: Target, environment: Environment, model: Path, timeouts: Timeouts, *, in_memory: bool = True
+    ) -> None:
+        """`in_memory`: whether its folder may be there; that of what takes no time that is measured need not."""
         self._target, self._environment, self._model, self._timeouts = target, environment, model, timeouts
         self._received = b""
         self._loading = False
         self._asking = False  # a question without its answer: whatever comes next on the pipe is not for us
         self._slowest = math.inf  # seconds, of a run so far
-        self._folder, self._lock = _shared_folder()
+        self._folder, self._lock = _shared_folder(in_memory)
         with output_errors(Path(tempfile.gettempdir()), _ELSEWHERE):
             self._log = tempfile.TemporaryFile()  # noqa: SIM115, open as long as the worker
         # -I: nothing of the user's Python setup gets in; -B: no bytecode beside engine.py, whose folder is hashed.
@@ -161,10 +174,31 @@ class Worker:
             self._loading = False
             self._answer("load", self._timeouts.load)
 
+    def build(
+        self, stem: Path, *, precision: str, batch_size: int, cpus: Sequence[int], inputs: Arrays
+    ) -> tuple[str, Zeros | None]:
+        """What `engine.py` answers to `build`: the path of what it made, and the zeros in it if it counts them."""
+        self._greet()
+        answer = self._call(
+            "build",
+            self._timeouts.build,
+            model=str(self._model.absolute()),
+            stem=str(stem.absolute()),
+            precision=precision,
+            batch_size=batch_size,
+            threads=len(cpus),
+            cpus=list(cpus),
+            inputs=self._written(inputs),
+        )
+        try:
+            return str(answer["path"]), _zeros(answer["weights"])
+        except (AttributeError, TypeError, ValueError):
+            raise self.refused("build", "its `weights` are no zeros and totals by name") from None
+
     def info(self) -> dict[str, Any]:
         info: dict[str, Any] = self._call("info", self._timeouts.short)
         if not {"runtime", "version"} <= set(info):
-            raise self._refused("info", {"type": "KeyError", "message": "it gives no 'runtime' and 'version'"})
+            raise self.refused("info", "KeyError: it gives no 'runtime' and 'version'")
         return info
 
     def run(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
@@ -217,12 +251,8 @@ class Worker:
         finally:
             self._finalizer()
 
-    def _start(self, batch_size: int, threads: int, cpus: Sequence[int] | None, precision: Precision) -> None:
-        hello = self._call("hello", self._timeouts.start)
-        if hello["protocol"] != PROTOCOL:
-            raise EngineError(
-                f"The worker speaks protocol {hello['protocol']}, and this is {PROTOCOL}.", "Reinstall acdc-export."
-            )
+    def _start(self, batch_size: int, threads: int, cpus: Sequence[int] | None, precision: str) -> None:
+        self._greet()
         self._ask(
             "load",
             model=str(self._model.absolute()),
@@ -232,6 +262,13 @@ class Worker:
             precision=precision,
         )
         self._loading = True
+
+    def _greet(self) -> None:
+        hello = self._call("hello", self._timeouts.start)
+        if hello["protocol"] != PROTOCOL:
+            raise EngineError(
+                f"The worker speaks protocol {hello['protocol']}, and this is {PROTOCOL}.", "Reinstall acdc-export."
+            )
 
     def _call(self, call: str, seconds: float, **arguments: Any) -> Any:
         """Ask the worker and return its result, or raise what became of it instead."""
@@ -257,7 +294,7 @@ class Worker:
         answer = json.loads(self._line(call, seconds))
         self._asking = False
         if "error" in answer:
-            raise self._refused(call, answer["error"])
+            raise self._error(call, answer["error"])
         return answer["result"]
 
     def _line(self, call: str, seconds: float) -> bytes:
@@ -294,14 +331,17 @@ class Worker:
             _REMEDIES.get(cause, "The crash is the runtime's own: try another batch size or another target."),
         )
 
-    def _refused(self, call: str, error: dict[str, str]) -> EngineError | RuntimeUnavailable:
+    def _error(self, call: str, error: dict[str, str]) -> EngineError | RuntimeUnavailable:
         message = _printable(error["message"])
-        said = f"{error['type']}: {message}"
-        if call == "load" and error["type"] == "ImportError":
+        if call in ("load", "build") and error["type"] in ("ImportError", "ModuleNotFoundError"):
             return RuntimeUnavailable(
                 f"{self._target.runtime.name} can't be imported: {message}",
                 f"Remove {self._environment.folder} to have it installed anew, or choose another target.",
             )
+        return self.refused(call, f"{error['type']}: {message}")
+
+    def refused(self, call: str, said: str) -> ModelRefused:
+        """The error that says so, and where to look."""
         if call == "load":
             toml = self._target.folder / "target.toml"
             remedy = f"[graph] in {toml} says which graphs the runtime takes, and which passes lead there."
@@ -344,6 +384,10 @@ class Worker:
     def _check_open(self) -> None:
         if not self._finalizer.alive:
             raise EngineDied(f"{self._name} was closed.", "Open it again.")
+
+
+def _zeros(weights: Any) -> Zeros | None:
+    return None if weights is None else {name: (int(zeros), int(total)) for name, (zeros, total) in weights.items()}
 
 
 def _has_ended(process: subprocess.Popen[bytes]) -> bool:
@@ -395,14 +439,14 @@ def _cause(code: int) -> str:
     return f"signal {-code}"
 
 
-def _shared_folder() -> tuple[Path, int]:
-    """A new folder for arrays, in memory where there is room, and the descriptor that holds its lock.
+def _shared_folder(in_memory: bool) -> tuple[Path, int]:
+    """A new folder for arrays, in memory if it may be and there is room, and the descriptor that holds its lock.
 
     The lock tells others that its owner lives. A process id would not: containers share a /dev/shm without
     sharing process ids.
     """
-    in_memory = os.access(_MEMORY, os.W_OK | os.X_OK) and shutil.disk_usage(_MEMORY).free >= _ROOM
-    parent = _MEMORY if in_memory else Path(tempfile.gettempdir())
+    usable = os.access(_MEMORY, os.W_OK | os.X_OK) and shutil.disk_usage(_MEMORY).free >= _ROOM
+    parent = _MEMORY if in_memory and usable else Path(tempfile.gettempdir())
     _sweep(parent)
     with output_errors(parent, _ELSEWHERE):
         folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))

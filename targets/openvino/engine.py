@@ -1,4 +1,8 @@
-"""OpenVINO as an engine; docs/engine-protocol.md says what `load` and `Model` owe to the worker."""
+"""OpenVINO as an engine; docs/engine-protocol.md says what the functions and `Model` owe to the worker."""
+
+import logging
+import platform
+from pathlib import Path
 
 import openvino
 
@@ -47,3 +51,71 @@ class Model:
         for name, array in inputs.items():
             request.set_tensor(name, openvino.Tensor(array, shared_memory=True))
         return request
+
+
+def build(model, stem, precision, batches):
+    """Quantization after training by NNCF, which is OpenVINO's own tool for it."""
+    if precision != "int8":
+        raise ValueError(f"{precision} needs no model of its own; int8 does")
+    import nncf  # not in `load`: it takes longer than everything else there
+    import rich
+
+    nncf.set_log_level(logging.ERROR)
+    rich.reconfigure(quiet=True)  # its progress bars
+    source = openvino.Core().read_model(model)
+    advanced = nncf.AdvancedQuantizationParameters(
+        # By default a range is the mean of those of the batches: narrower, and another one for each batch size.
+        activations_range_estimator_params=nncf.quantization.range_estimator.RangeEstimatorParametersSet.MINMAX,
+        disable_bias_correction=True,  # measured to be further from float with it
+        # Its convolutions can do without it, its matrix products can't. None: what NNCF takes for the first layers.
+        overflow_fix=nncf.OverflowFix.ENABLE if saturates() and multiplies_matrices(source) else None,
+    )
+    quantized = nncf.quantize(
+        source,
+        nncf.Dataset(batches),
+        target_device=nncf.TargetDevice.CPU,
+        subset_size=len(batches),
+        model_type=nncf.ModelType.TRANSFORMER if attends(source) else None,
+        advanced_parameters=advanced,
+    )
+    path = f"{stem}.xml"
+    openvino.save_model(quantized, path, compress_to_fp16=False)
+    return path
+
+
+def weights(path):
+    """The int8 constants of a model, by the layer that reads them: NNCF leaves them no names."""
+    arrays = {
+        reader(operation).get_friendly_name().removesuffix("/WithoutBiases"): operation.data
+        for operation in openvino.Core().read_model(path).get_ordered_ops()
+        if operation.get_type_name() == "Constant" and operation.get_element_type() == openvino.Type.i8
+    }
+    return {name: [int((array == 0).sum()), array.size] for name, array in arrays.items()}
+
+
+def attends(model):
+    """Whether it has attention: a product of matrices that are both computed."""
+    products = [operation for operation in model.get_ops() if operation.get_type_name() == "MatMul"]
+    factors = [{value.get_node().get_type_name() for value in product.input_values()} for product in products]
+    return any("Constant" not in types for types in factors)
+
+
+def multiplies_matrices(model):
+    """Whether that is most of what it does."""
+    types = [operation.get_type_name() for operation in model.get_ops()]
+    return types.count("MatMul") > types.count("Convolution") + types.count("GroupConvolution")
+
+
+def saturates():
+    """Whether this is an x86 processor without VNNI: pairs of products of uint8 and int8 are added in 16 bits there,
+    which saturate unless weights have 7 bits."""
+    flags = Path("/proc/cpuinfo").read_text().split()
+    return platform.machine() == "x86_64" and not {"avx512_vnni", "avx_vnni"} & set(flags)
+
+
+def reader(constant):
+    """The layer that a constant reaches, past what makes floats of it."""
+    operation = constant
+    while operation.get_type_name() in ("Constant", "Convert", "Subtract", "Multiply", "Reshape"):
+        operation = next(iter(operation.output(0).get_target_inputs())).get_node()
+    return operation

@@ -42,6 +42,11 @@ class Model:
             {once}
         return once
 """
+BUILD = """
+
+def build(model, stem, precision, batches):
+    {build}
+"""
 
 
 @pytest.fixture
@@ -66,7 +71,8 @@ def community() -> License:
 
 @pytest.fixture
 def make_target(tmp_path: Path) -> Callable[..., Target]:
-    """Makes a target called "fake"; keyword arguments are lines of its `engine.py`, and what it requires."""
+    """Makes a target called "fake"; keyword arguments are lines of its `engine.py`, and what it requires. It has a
+    `build` if there are lines for that."""
 
     def make(
         *,
@@ -74,6 +80,7 @@ def make_target(tmp_path: Path) -> Callable[..., Target]:
         load: str = "pass",
         run: str = "pass",
         once: str = "pass",
+        build: str = "",
         requirements: str = "",
         python: str = ">=3.8,<4.0",
         machines: tuple[str, ...] = ("x86_64", "aarch64"),
@@ -81,7 +88,8 @@ def make_target(tmp_path: Path) -> Callable[..., Target]:
     ) -> Target:
         folder = tmp_path / "fake target"
         folder.mkdir(exist_ok=True)
-        (folder / "engine.py").write_text(ENGINE.format(top=top, load=load, run=run, once=once))
+        text = ENGINE.format(top=top, load=load, run=run, once=once) + (BUILD.format(build=build) if build else "")
+        (folder / "engine.py").write_text(text)
         (folder / "requirements.txt").write_text(requirements)
         return Target(
             name="fake",

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 import subprocess
+import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
 
 from acdc_export.config import Target, load_target
-from acdc_export.engines import Environment, Worker, ensure, licenses, open_engine, status
+from acdc_export.engines import Built, Environment, Seat, Worker, ensure, licenses, open_engine, status
 from acdc_export.errors import ModelRefused, RuntimeUnavailable
 from acdc_export.progress import Terminal
 
@@ -39,9 +42,6 @@ class Model:
         return np.asarray(hidden.mean(axis=(2, 3)) @ self.matrix)
 
     def _save(self) -> None:
-        import onnx
-        from onnx import TensorProto, helper, numpy_helper
-
         nodes = [
             helper.make_node("Conv", ["x", "kernel"], ["convolved"]),
             helper.make_node("Relu", ["convolved"], ["hidden"]),
@@ -49,15 +49,20 @@ class Model:
             helper.make_node("Flatten", ["average"], ["flat"]),
             helper.make_node("MatMul", ["flat", "matrix"], ["logits"]),
         ]
-        graph = helper.make_graph(
-            nodes,
-            "small",
-            [helper.make_tensor_value_info("x", TensorProto.FLOAT, self.x.shape)],
-            [helper.make_tensor_value_info("logits", TensorProto.FLOAT, (BATCH, 10))],
-            [numpy_helper.from_array(self.kernel, "kernel"), numpy_helper.from_array(self.matrix, "matrix")],
-        )
-        opsets = [helper.make_opsetid("", 17)]
-        onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8), self.path)
+        save(nodes, self.x.shape, (BATCH, 10), {"kernel": self.kernel, "matrix": self.matrix}, self.path)
+
+
+def save(nodes: list[Any], taken: Any, given: Any, constants: dict[str, NDArray[Any]], path: Path) -> None:
+    """A graph that makes `logits` of `x`."""
+    graph = helper.make_graph(
+        nodes,
+        "small",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, taken)],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, given)],
+        [numpy_helper.from_array(array, name) for name, array in constants.items()],
+    )
+    opsets = [helper.make_opsetid("", 17)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8), path)
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +72,11 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
 
 @pytest.fixture(scope="module", params=["onnxruntime", "openvino", "cpu"])
 def runtime(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Target, Environment]:
-    target = load_target(request.param)
+    return installed(request.param, tmp_path_factory)
+
+
+def installed(name: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Target, Environment]:
+    target = load_target(name)
     remembered = tmp_path_factory.mktemp("home") / "licenses.json"
     with pytest.MonkeyPatch.context() as patch:
         # What the tests accept, they accept for themselves: not in the home that they share with their user.
@@ -87,8 +96,8 @@ def runtime(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 def start(runtime: tuple[Target, Environment]) -> Callable[..., Worker]:
     core = max(os.sched_getaffinity(0))
 
-    def open_it(path: Path) -> Worker:
-        return open_engine(*runtime, path, batch_size=BATCH, threads=1, cpus=[core])
+    def open_it(path: Path, **options: Any) -> Worker:
+        return open_engine(*runtime, path, batch_size=BATCH, threads=1, cpus=[core], **options)
 
     return open_it
 
@@ -166,3 +175,115 @@ def test_what_is_no_model_is_refused_in_one_line(start: Callable[[Path], Worker]
         start(tmp_path / "broken.onnx")
     assert len(str(caught.value).splitlines()) == 2
     assert "[graph]" in caught.value.remedy
+
+
+def test_in_its_own_precision(start: Callable[..., Worker], model: Model) -> None:
+    """bf16 where the processor has it, which is a matter of percents."""
+    with start(model.path, precision="default") as engine:
+        np.testing.assert_allclose(engine.run({"x": model.x})["logits"], model.expected(), rtol=0.05, atol=0.05)
+
+
+@pytest.fixture(scope="module", params=["onnxruntime", "openvino"])
+def builder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Seat:
+    """One that makes integers itself. Those of DeepSparse are ours."""
+    return Seat(*installed(request.param, tmp_path_factory))
+
+
+@pytest.fixture(scope="module")
+def built(builder: Seat, model: Model, tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """The small model in int8, calibrated on what it is then run on, and more of the like."""
+    return build(builder, model.path, tmp_path_factory.mktemp("built"), model.x)
+
+
+def build(seat: Seat, path: Path, folder: Path, x: NDArray[Any], precision: Any = "int8") -> Built:
+    more = np.random.default_rng(1).normal(size=(3 * BATCH, *x.shape[1:])).astype(np.float32)
+    samples = {"x": np.concatenate([x, more])}
+    cores = [max(os.sched_getaffinity(0))]
+    return seat.build(path, folder / "small", precision=precision, batch_size=BATCH, cpus=cores, inputs=samples)
+
+
+def loaded(seat: Seat, path: Path, precision: Any) -> Worker:
+    return seat.open(path, batch_size=BATCH, cpus=[max(os.sched_getaffinity(0))], precision=precision)
+
+
+def test_builds_integers_that_compute_nearly_the_same(builder: Seat, built: Built, model: Model) -> None:
+    """Steps of 1/64 of a weight's range at worst, and 1/255 of an activation's: 2 % of the largest output together."""
+    expected = model.expected()
+    with loaded(builder, built.path, "int8") as engine:
+        found = engine.run({"x": model.x})["logits"]
+        precision = engine.info()["precision"]
+    assert 0 < np.abs(found - expected).max() < 0.02 * np.abs(expected).max()
+    assert precision in {"onnxruntime": ["int8"], "openvino": ["u8", "i8", "i8, u8"]}[builder.target.name]
+
+
+def test_the_weights_that_it_builds(builder: Seat, built: Built, model: Model) -> None:
+    """Symmetric, and zero where they were."""
+    assert [file.name for file in built.files] == {
+        "onnxruntime": ["small.onnx"], "openvino": ["small.bin", "small.xml"],
+    }[builder.target.name]  # fmt: skip
+    read = {"onnxruntime": of_onnx, "openvino": of_openvino}[builder.target.name]
+    arrays, offsets = read(built.path)
+    assert offsets == []
+    kernel = next(array for array in arrays if array.shape == model.kernel.shape)
+    assert kernel.any()
+    assert not kernel[model.kernel == 0].any()
+    assert not (np.sign(kernel) * np.sign(model.kernel) < 0).any()
+    assert len(arrays) == 2
+    assert built.zeros is not None
+    assert sorted(built.zeros.values()) == sorted((int((array == 0).sum()), array.size) for array in arrays)
+    assert sum(zeros for zeros, _ in built.zeros.values()) >= (model.kernel == 0).sum()
+
+
+def of_onnx(path: Path) -> tuple[list[NDArray[Any]], list[Any]]:
+    """The int8 weights in a file, and their zero points that are not zero."""
+    graph = onnx.load(path).graph
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    read = [node.input for node in graph.node if node.op_type == "DequantizeLinear" and node.input[0] in constants]
+    weights = [(constants[name], constants[zero]) for name, _, zero in read if constants[name].dtype == np.int8]
+    return [weight for weight, _ in weights], [zero for _, zero in weights if zero.any()]
+
+
+def of_openvino(path: Path) -> tuple[list[NDArray[Any]], list[Any]]:
+    """The same: a zero point would be subtracted."""
+    layers = ET.parse(path).getroot().findall("layers/layer")
+    content = path.with_suffix(".bin").read_bytes()
+    found = []
+    for layer in layers:
+        data = layer.find("data")
+        if layer.get("type") == "Const" and data is not None and data.get("element_type") == "i8":
+            shape = [int(size) for size in str(data.get("shape")).split(",")]
+            offset = int(str(data.get("offset")))
+            found.append(np.frombuffer(content, np.int8, int(np.prod(shape)), offset).reshape(shape))
+    return found, [layer.get("name") for layer in layers if layer.get("type") == "Subtract"]
+
+
+def test_attention_is_built_as_such(builder: Seat, built: Built, tmp_path: Path) -> None:
+    random = np.random.default_rng(2)
+    names = ("query", "key", "value")
+    weights = {name: random.normal(scale=0.3, size=(8, 8)).astype(np.float32) for name in names}
+    x = random.normal(size=(BATCH, 6, 8)).astype(np.float32)
+    nodes = [
+        *(helper.make_node("MatMul", ["x", name], [name[0]]) for name in names),
+        helper.make_node("Transpose", ["k"], ["kt"], perm=[0, 2, 1]),
+        helper.make_node("MatMul", ["q", "kt"], ["scores"]),
+        helper.make_node("Softmax", ["scores"], ["shares"], axis=-1),
+        helper.make_node("MatMul", ["shares", "v"], ["logits"]),
+    ]
+    save(nodes, x.shape, x.shape, weights, tmp_path / "attention.onnx")
+    made = build(builder, tmp_path / "attention.onnx", tmp_path, x)
+    with loaded(builder, tmp_path / "attention.onnx", "fp32") as engine:
+        expected = engine.run({"x": x})["logits"]
+    with loaded(builder, made.path, "int8") as engine:
+        found = engine.run({"x": x})["logits"]
+    # The softmax makes more of steps. Products that saturate are off by half of the largest output.
+    assert 0 < np.abs(found - expected).max() < 0.1 * np.abs(expected).max()
+    if builder.target.name == "openvino":  # it keeps what it was asked for
+        assert "TRANSFORMER" in made.path.read_text().upper()
+        assert "TRANSFORMER" not in built.path.read_text().upper()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "default"])
+def test_floats_are_not_built(builder: Seat, model: Model, tmp_path: Path, precision: Any) -> None:
+    with pytest.raises(ModelRefused, match=f"ValueError: {precision} needs no model of its own"):
+        build(builder, model.path, tmp_path, model.x, precision)
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,129 @@
+"""What the controls' own int8 makes of a network's logits, by how it is built: the last table of quantization.md.
+
+    python -m benchmarks.controls runs/digits digits
+
+For both halves of a pair: the root mean square difference of the logits from float, and the accuracy, on the test
+split of a built-in data set; and the zeros of the integers, of the weights that became integers. Calibrated on 128
+samples of its training split. Each way is a copy of the target with another line in its engine.py, so what is measured
+is what is shipped.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from acdc_export import data, graph, resources
+from acdc_export.config import load_target
+from acdc_export.engines import Seat, ensure
+from acdc_export.pair import HALVES, Pair
+
+SAMPLES, BATCH = 128, 32
+WAYS: dict[str, dict[str, dict[str, str]]] = {
+    "onnxruntime": {
+        "as it is": {},
+        "entropy": {"CalibrationMethod.MinMax": "CalibrationMethod.Entropy"},
+        "percentile": {"CalibrationMethod.MinMax": "CalibrationMethod.Percentile"},
+        "a scale a weight": {"per_channel=True": "per_channel=False"},
+        "weights of 8 bits": {"reduce_range=saturates()": "reduce_range=False"},
+    },
+    "openvino": {
+        "as it is": {},
+        "NNCF's defaults": {
+            "        advanced_parameters=advanced,\n": "",
+            "openvino.Core().read_model(model)": "openvino.convert_model(model)",  # it finds biases in this form only
+        },
+        "bias correction": {
+            "disable_bias_correction=True": "disable_bias_correction=False",
+            "openvino.Core().read_model(model)": "openvino.convert_model(model)",
+        },
+        "weights of 7 bits": {"ENABLE if saturates() and multiplies_matrices(source) else None": "ENABLE"},
+    },
+}
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Of a built-in data set, in whole batches."""
+
+    name: str  # of the network's input
+    training: NDArray[Any]
+    test: NDArray[Any]
+    labels: NDArray[Any]
+
+
+def main(pair: Pair, name: str) -> None:
+    samples = _read(pair.record.inputs[0].name, name)
+    with tempfile.TemporaryDirectory() as scratch:
+        for target, ways in WAYS.items():
+            for half in HALVES:
+                folder = Path(scratch) / target / half
+                folder.mkdir(parents=True)
+                _compare(pair.onnx(half), f"{half}, {target}", target, ways, samples, folder)
+
+
+def _compare(
+    source: Path, title: str, target: str, ways: dict[str, dict[str, str]], samples: Samples, folder: Path
+) -> None:
+    model = folder / "float.onnx"
+    graph.lower(source, model, passes=load_target(target).graph.passes, batch_size=BATCH)
+    wanted = _run(_seat(target, {}, folder / "float"), model, "fp32", samples)
+    print(f"{title}: {_right(wanted, samples):.2f} % right in float; root mean square difference, % right, zeros")
+    for index, (way, changes) in enumerate(ways.items()):
+        seat = _seat(target, changes, folder / f"way{index}")
+        built = seat.build(
+            model,
+            folder / f"int8-{index}",
+            precision="int8",
+            batch_size=BATCH,
+            cpus=_cores(),
+            inputs={samples.name: samples.training},
+        )
+        found = _run(seat, built.path, "int8", samples)
+        zeros, total = np.sum(list((built.zeros or {}).values()), axis=0)
+        off = np.sqrt(np.square(found - wanted).mean())
+        print(f"  {way:<20}{off:10.4f}{_right(found, samples):10.2f}{zeros:12,} of {total:,}", flush=True)
+
+
+def _seat(target: str, changes: dict[str, str], folder: Path) -> Seat:
+    """A copy of a built-in target with other text in its engine."""
+    resources.copy("targets", target, folder)
+    engine = folder / "engine.py"
+    text = engine.read_text()
+    for old, new in changes.items():
+        assert text.count(old) == 1, f"{engine} has no {old!r} any more"
+        text = text.replace(old, new)
+    engine.write_text(text)
+    definition = load_target(str(folder))
+    return Seat(definition, ensure(definition))
+
+
+def _read(name: str, source: str) -> Samples:
+    training = np.concatenate([x for x, _ in data.load(f"{source}:train").sample(SAMPLES).batches(BATCH)])
+    test = [(x, y) for x, y in data.load(f"{source}:test").batches(BATCH) if len(y) == BATCH]
+    return Samples(name, training, np.concatenate([x for x, _ in test]), np.concatenate([y for _, y in test]))
+
+
+def _run(seat: Seat, model: Path, precision: Any, samples: Samples) -> NDArray[Any]:
+    with seat.open(model, batch_size=BATCH, cpus=_cores(), precision=precision) as engine:
+        batches = samples.test.reshape(-1, BATCH, *samples.test.shape[1:])
+        return np.concatenate([next(iter(engine.run({samples.name: batch}).values())) for batch in batches])
+
+
+def _cores() -> list[int]:
+    return sorted(os.sched_getaffinity(0))
+
+
+def _right(logits: NDArray[Any], samples: Samples) -> float:
+    return 100 * float((logits.argmax(axis=1) == samples.labels).mean())
+
+
+if __name__ == "__main__":
+    main(Pair.load(sys.argv[1]), sys.argv[2])
