@@ -317,7 +317,7 @@ def verify(
     seat = engines.Seat(definition, engines.ensure(definition, accept_licenses=accepted, progress=progress, ask=ask))
     for size in manifest.batch_sizes:
         model = shipped.model(size)
-        with closing(seat.open(model, batch_size=size, cpus=here.cpus)) as engine:
+        with closing(seat.open(model, batch_size=size, cpus=here.cpus, precision=manifest.precision)) as engine:
             outputs = batches.run(engine, shipped.golden_inputs, size)
             info = engine.info()
         found = parity.compare(outputs, shipped.golden_outputs(size), manifest.tolerance)

@@ -87,7 +87,7 @@ def test_several_targets_are_not_silently_one() -> None:
 
 
 def test_a_precision_that_is_not_on_offer(pair: Pair) -> None:
-    mistake(2, "has no precision 'int8'", "--pair", pair.path, "--target", "onnxruntime", "--precision", "int8")
+    mistake(2, "has no precision 'default'", "--pair", pair.path, "--target", "onnxruntime", "--precision", "default")
 
 
 def test_options_before_a_command_are_not_forgotten() -> None:

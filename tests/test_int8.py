@@ -54,6 +54,30 @@ def test_integers_in_deepsparse(pair: Pair, cpu: str, labelled: Path, training: 
     assert all(check.status == "pass" for check in checked.checks if check.gate.startswith(("files", "golden")))
 
 
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+def test_integers_that_a_runtime_makes_by_itself(
+    pair: Pair, labelled: Path, training: Path, tmp_path: Path, name: str
+) -> None:
+    target = quick_target(tmp_path / "targets" / name, name, ("[1, 16]", "[16]"))
+    options = {"data": str(labelled), "calibrate": str(training), "out": tmp_path / "bundles"}
+    bundle = export(pair, target, precision="int8", **options)  # type: ignore[arg-type]
+    report = bundle.report
+    assert report.structure.steps[-1].name == f"{name}'s own int8"
+    assert report.structure.steps[-1].zeros >= report.structure.steps[-2].zeros > 0
+    assert report.structure.steps[-1].total == report.structure.steps[-2].total
+    assert report.size.sparse == sum(path.stat().st_size for path in (bundle.path / "model").iterdir())
+    assert report.size.sparse < 0.6 * 4 * sum(layer.total for layer in report.structure.layers)
+    parity = report.parity["16"]["sparse"]
+    assert 1e-4 < parity.required < 0.5  # of float, which integers are not
+    assert report.quantization is not None
+    assert "quantization.drop <= 1.0" in {gate.gate for gate in report.gates}
+    checked = verify(bundle.path, target=target)
+    assert all(check.status == "pass" for check in checked.checks if check.gate.startswith(("files", "golden")))
+    with pytest.raises(UsageError, match="there is no such layer") as caught:
+        export(pair, target, precision="int8", keep_fp32=["conv2.weight"], **options)  # type: ignore[arg-type]
+    assert "Runtimes that quantize by themselves keep none" in caught.value.remedy
+
+
 @pytest.mark.slow
 def test_a_gate_that_integers_miss_names_the_layers_that_cost_most(
     pair: Pair, cpu: str, labelled: Path, training: Path, tmp_path: Path

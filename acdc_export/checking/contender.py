@@ -36,7 +36,10 @@ class Contender:
     def open(self, half: Half = "sparse") -> Engine:
         """Start loading one half, at the gated batch size."""
         find = self.bundle.model if half == "sparse" else self.bundle.twin
-        return self.seat.open(find(self.batch_size), batch_size=self.batch_size, cpus=self.cpus, wait=False)
+        precision = self.bundle.manifest.precision
+        return self.seat.open(
+            find(self.batch_size), batch_size=self.batch_size, cpus=self.cpus, precision=precision, wait=False
+        )
 
     def inputs(self) -> dict[str, NDArray[Any]]:
         """One batch of the golden inputs, repeated where there are fewer."""
