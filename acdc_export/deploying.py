@@ -21,7 +21,7 @@ from .errors import CalibrationError, EngineError, GraphError, RuntimeUnavailabl
 from .evidence import latency, stats
 from .evidence.gates import Gate, GateError, parse, sampled
 from .machine import Machine
-from .options import Options, Outcome, Samples, Wanted, as_data
+from .options import Options, Outcome, Wanted
 from .pair import Pair
 from .report import Report
 from .trial import Deployment, Examined, Integers, Timed, Trial
@@ -182,12 +182,11 @@ def _parsed(texts: Sequence[str], unmeasured: Sequence[Mapping[str, str]]) -> li
         raise UsageError(str(error), "docs/design.md lists what gates may ask for.") from error
 
 
-def _judged_by(given: Samples, pipeline: Pipeline | None, notes: list[str]) -> Data | None:
+def _judged_by(given: Data | None, pipeline: Pipeline | None, notes: list[str]) -> Data | None:
     if given is not None:
-        found = as_data(given)
-        if pipeline is not None and found.spec == pipeline.data.train:
-            notes.append(f"Accuracy was judged on {found.spec}, which the pair was trained on.")
-        return found
+        if pipeline is not None and given.spec == pipeline.data.train:
+            notes.append(f"Accuracy was judged on {given.spec}, which the pair was trained on.")
+        return given
     if pipeline is not None:
         # The pipeline came with the pair, perhaps from somebody else: it may name data, but not code to run.
         return load_data(pipeline.data.judge, trusted=False)
@@ -196,16 +195,15 @@ def _judged_by(given: Samples, pipeline: Pipeline | None, notes: list[str]) -> D
 
 
 def _calibrated_by(
-    given: Samples, pipeline: Pipeline | None, precisions: Sequence[str], notes: list[str]
+    given: Data | None, pipeline: Pipeline | None, precisions: Sequence[str], notes: list[str]
 ) -> Data | None:
     """The calibration samples; None where none are needed. Raises `UsageError` where some are, and there are none."""
     if "int8" not in precisions:
         if given is not None:
-            as_data(given)
             notes.append(f"Calibration data are not needed at {precisions[0]} and were not used.")
         return None
     if given is not None:
-        found = as_data(given)
+        found = given
     elif pipeline is not None:
         found = load_data(pipeline.data.train, trusted=False)
     else:

@@ -27,8 +27,8 @@ class Options:
     """How a pair is deployed and judged: what `workflow.export` takes, and describes."""
 
     judging: Judging | None = None
-    data: Samples = None
-    calibrate: Samples = None
+    data: Data | None = None
+    calibrate: Data | None = None
     keep_fp32: tuple[str, ...] = ()
     out: Path = Path("bundles")
     batch_sizes: tuple[int, ...] = ()

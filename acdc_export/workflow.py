@@ -113,6 +113,7 @@ def run(
     wanted = _wanted(targets or pipeline.judging.targets, precisions, asked)
     for target, precision in wanted.deployments:
         bundle.check_place(asked.place(pipeline.name, target, precision))
+        asked.seat(target)
     if wanted.several:
         files.check_place(asked.comparison_place(pipeline.name), comparison.MARKER)
     return _deploy(obtain(pipeline, runs, progress=asked.progress), wanted, asked)
@@ -208,6 +209,8 @@ def compare(
 
 def _options(
     *,
+    data: Samples = None,
+    calibrate: Samples = None,
     keep_fp32: Iterable[str] = (),
     out: str | Path = "bundles",
     batch_sizes: Iterable[int] = (),
@@ -219,6 +222,8 @@ def _options(
 ) -> Options:
     """The options of `export`, as they are passed on. Raises `UsageError` for what can't be meant."""
     asked = Options(
+        data=None if data is None else as_data(data),
+        calibrate=None if calibrate is None else as_data(calibrate),
         keep_fp32=tuple(keep_fp32),
         out=Path(out),
         batch_sizes=tuple(batch_sizes),
@@ -233,32 +238,39 @@ def _options(
 
 
 def _wanted(targets: Iterable[str | Target], precisions: tuple[str, ...], asked: Options) -> Wanted:
-    """Targets at precisions, ready to run. Raises `UsageError` and `RuntimeUnavailable` for what was named."""
+    """The deployments that are meant. Of a survey only those that can run here: what they need is installed now.
+
+    Raises:
+        UsageError: an unknown target or precision, two targets of one name.
+        RuntimeUnavailable: a survey of nothing.
+    """
     named = list(targets)
     survey = ALL in named
     if survey:
-        named = [*resources.names("targets"), *(one for one in named if one not in (ALL, *resources.names("targets")))]
+        named = [*resources.names("targets"), *(one for one in named if one != ALL)]
+    definitions: dict[str, Target] = {}
+    for target in (load_target(one) if isinstance(one, str) else one for one in named):
+        if definitions.setdefault(target.name, target) != target:
+            raise UsageError(f"Two targets are named {target.name}.", "Give one of them another name.")
     missing: dict[str, str] = {}
     found: dict[str, tuple[Target, str]] = {}
-    for one in named:
-        target = load_target(one) if isinstance(one, str) else one
-        chosen = list(target.parity) if ALL in precisions or (survey and not precisions) else precisions or ("fp32",)
+    for target in definitions.values():
         try:
-            if not survey or set(chosen) & set(target.parity):
+            if survey:
                 asked.seat(target)
-            for precision in chosen:
-                if survey and precision not in target.parity:
-                    missing[target.at(precision)] = f"it offers {', '.join(target.parity)}"
-                    continue
+        except RuntimeUnavailable as error:
+            missing[target.name] = error.message
+            continue
+        every = list(target.parity)
+        for precision in every if ALL in precisions or (survey and not precisions) else precisions or ("fp32",):
+            if survey and precision not in every:
+                missing[target.at(precision)] = f"it offers {', '.join(every)}"
+            else:
                 _check_precision(target, precision)
                 found[target.at(precision)] = (target, precision)
-        except RuntimeUnavailable as error:
-            if not survey:
-                raise
-            missing[target.name] = error.message
     if not found:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in missing.items())
-        raise RuntimeUnavailable(f"No target can run here. {reasons}", "Install one: `acdc-export targets list`.")
+        raise RuntimeUnavailable(f"Nothing can be compared here. {reasons}", "`acdc-export targets list` tells more.")
     return Wanted(tuple(found.values()), missing, survey)
 
 
