@@ -45,7 +45,7 @@ from .networks import resnet50
 
 PAIRS = Path("runs") / "deployments"
 RESULTS = Path(__file__).parent / "results" / "deployments.json"
-PLAN = Plan(budget=3600.0, most=12, launch=6.0)
+PLAN = Plan(budget=3600.0, most=10, launch=6.0)
 CALIBRATED = 64  # samples
 DENSE = ("cpu", "cpu-int8", "onnxruntime", "onnxruntime-int8", "openvino", "openvino-default", "openvino-int8")
 SPARSE = ("cpu", "cpu-int8")
@@ -110,8 +110,10 @@ def measure(name: str) -> dict[str, Any]:
         first = {REFERENCE: arms.pop(REFERENCE)}
         cpus = machine.describe().cpus
         inputs = {key: array[:1] for key, array in pair.reference.inputs.items()}
-        with progress.task(name, PLAN.most * PLAN.launch) as advance:
-            taken = latency.measure({**first, **arms}, inputs, batch_size=1, plan=PLAN, cpus=cpus, advance=advance)
+        with progress.task(name, PLAN.most) as advance:
+            taken = latency.measure(
+                {**first, **arms}, inputs, batch_size=1, plan=PLAN, cpus=cpus, advance=lambda seconds: advance()
+            )
     found = taken.seen()
     dense = [arm for arm in taken.arms if arm.startswith("dense, ")]
     fastest = min(dense, key=lambda arm: found.arms[arm].p50)
