@@ -133,22 +133,15 @@ def _settle(pair: Pair, wanted: Wanted, options: Options, pipeline: Pipeline | N
     here = options.machine()
     unmeasured = [_unmeasured(target, precision, samples is not None) for target, precision in wanted.deployments]
     chosen = _parsed(options.gates, unmeasured)
-    measured = judging or wanted.deployments[0][0].benchmark
     cases = []
     for (target, precision), reasons in zip(wanted.deployments, unmeasured, strict=True):
-        own = list(notes)
         gates = [gate for gate in chosen if gate.metric not in reasons]
-        own += [f"'{gate.text}' was not judged: {reasons[gate.metric]}." for gate in chosen if gate not in gates]
+        left = [f"'{gate.text}' was not judged: {reasons[gate.metric]}." for gate in chosen if gate not in gates]
         if not chosen:
             gates = [parse(text) for text in (judging.gates if judging else DEFAULT_GATES)]
-        gates += [*map(parse, target.gates), parse(f"parity <= {target.parity[precision]:g}")]
-        if precision == "int8" and samples is not None and all(one.metric != "quantization.drop" for one in gates):
-            gates.append(parse(INTEGER_GATE))
-        seat = options.seat(target)
-        asked = _controls(target, precision)
-        controls = _ready(asked, options, own)
-        names = tuple(control.at(at) for control, at in asked)
-        cases.append(_Case(Deployment(seat, precision), controls, names, tuple(gates), tuple(own)))
+        gates += _own_gates(target, precision, gates, samples is not None)
+        cases.append(_case(target, precision, options, gates, [*notes, *left]))
+    measured = judging or wanted.deployments[0][0].benchmark
     return _Run(
         pair=pair,
         options=options,
@@ -159,6 +152,22 @@ def _settle(pair: Pair, wanted: Wanted, options: Options, pipeline: Pipeline | N
         calibration=calibration,
         cases=tuple(cases),
     )
+
+
+def _own_gates(target: Target, precision: str, others: Sequence[Gate], data: bool) -> list[Gate]:
+    """What every pair is judged by in a deployment, beside the `others`."""
+    found = [*map(parse, target.gates), parse(f"parity <= {target.parity[precision]:g}")]
+    if precision == "int8" and data and all(gate.metric != "quantization.drop" for gate in (*others, *found)):
+        found.append(parse(INTEGER_GATE))
+    return found
+
+
+def _case(target: Target, precision: str, options: Options, gates: Sequence[Gate], notes: list[str]) -> _Case:
+    """A deployment whose runtimes are ready. Raises `RuntimeUnavailable`; without a control there is a note."""
+    deployment = Deployment(options.seat(target), precision)
+    asked = _controls(target, precision)
+    controls = _ready(asked, options, notes)
+    return _Case(deployment, controls, tuple(control.at(at) for control, at in asked), tuple(gates), tuple(notes))
 
 
 def _unmeasured(target: Target, precision: str, data: bool) -> dict[str, str]:

@@ -106,11 +106,10 @@ def run(
     pipeline = load_pipeline(pipeline) if isinstance(pipeline, str) else pipeline
     # The user named this pipeline, so that code which it names as data may run, unlike that of a received pair.
     options["data"] = as_data(pipeline.data.judge if options.get("data") is None else options["data"])
-    precisions = tuple(precisions)
-    if set(precisions) - {"fp32"} and options.get("calibrate") is None:
-        options["calibrate"] = load_data(pipeline.data.train)
     asked = _options(judging=pipeline.judging, **options)
-    wanted = _wanted(targets or pipeline.judging.targets, precisions, asked)
+    wanted = _wanted(targets or pipeline.judging.targets, tuple(precisions), asked)
+    if asked.calibrate is None and any(precision == "int8" for _, precision in wanted.deployments):
+        asked = replace(asked, calibrate=load_data(pipeline.data.train))
     for target, precision in wanted.deployments:
         bundle.check_place(asked.place(pipeline.name, target, precision))
         asked.seat(target)
