@@ -90,12 +90,18 @@ def pruned(canonical: Sequence[WeightAudit], layers: Mapping[str, tuple[int, int
 
 
 def weight_of(node: ir.Node) -> ir.Value | None:
-    """The constant weight of a weighted operator; None of any other node."""
+    """The constant weight of a weighted operator, in integers where it is stored so; None of any other node."""
     if node.domain not in ("", "ai.onnx") or node.op_type not in _WEIGHTED:
         return None
-    inputs = node.inputs
     wanted = [_WEIGHTED[node.op_type]] + ([0] if node.op_type.startswith("MatMul") else [])
-    return next((inputs[at] for at in wanted if at < len(inputs) and _constant(inputs[at])), None)
+    inputs = [_integers(node.inputs[at]) for at in wanted if at < len(node.inputs)]
+    return next((value for value in inputs if _constant(value)), None)
+
+
+def _integers(value: ir.Value | None) -> ir.Value | None:
+    """What a weight is stored as: the integers behind DequantizeLinear, or itself."""
+    producer = value.producer() if value is not None else None
+    return producer.inputs[0] if producer is not None and producer.op_type == "DequantizeLinear" else value
 
 
 def _constant(value: ir.Value | None) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -285,3 +286,70 @@ def test_exact_arithmetic_is_that_of_the_integers(tmp_path: Path, flat: bool) ->
     sums = sums + constants[addition.input[1]]
     (scale,) = (array for name, array in constants.items() if name.startswith("head") and name.endswith("rescale"))
     np.testing.assert_allclose(run(tmp_path / "exact.onnx", x)["logits"], sums * scale, rtol=1e-5, atol=1e-5)
+
+
+# ------------------------------------------------------------------------------ integers between Q and DQ, for TensorRT
+
+
+def between(source: Path, folder: Path, **how: Any) -> Quantization:
+    return replace(quantized(source, folder, **how), scheme="qdq")
+
+
+@given(seed=st.integers(0, 99), groups=st.sampled_from([1, 2, 8]), flat=st.booleans())
+@settings(max_examples=15, deadline=None)
+def test_between_q_and_dq_all_is_symmetric_and_zeros_stay(
+    tmp_path_factory: pytest.TempPathFactory, seed: int, groups: int, flat: bool
+) -> None:
+    folder = tmp_path_factory.mktemp("qdq")
+    source = write(folder / "in.onnx", seed, groups, flat)
+    done = lowered(source, folder, between(source, folder))
+    assert done.steps[-1].name == "qdq"
+    assert all(new.zeros >= old.zeros for new, old in zip(done.weights, done.canonical, strict=True))
+    made = onnx.load(done.path).graph
+    arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in made.initializer}
+    nodes = [node for node in made.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
+    assert len(nodes) == 3 * 3  # of each layer's activation two, and one of its weight
+    for node in nodes:
+        zero = arrays[node.input[2]]
+        assert zero.dtype == np.int8
+        assert not zero.any()
+    weights = [node for node in nodes if node.input[0] in arrays]
+    assert all(arrays[node.input[0]].dtype == np.int8 for node in weights)
+    assert [len(arrays[node.input[1]]) for node in weights] == [8, 8, 5]  # a scale for each output channel
+    layers = [node for node in made.node if node.op_type in ("Conv", "Gemm")]
+    assert all(arrays[node.input[2]].dtype == np.float32 for node in layers)
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_exact_arithmetic_is_that_of_q_and_dq(tmp_path: Path, flat: bool) -> None:
+    """ONNX Runtime runs them one by one, as they are written, where it may not optimize."""
+    source = write(tmp_path / "in.onnx", flat=flat)
+    done = lowered(source, tmp_path, between(source, tmp_path))
+    exact.write(done.path, tmp_path / "exact.onnx")
+    assert not {"QuantizeLinear", "DequantizeLinear"} & set(operators(tmp_path / "exact.onnx"))
+    plain = onnxruntime.SessionOptions()
+    plain.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(done.path, plain, providers=["CPUExecutionProvider"])
+    (wanted,) = session.run(None, {"x": samples()})
+    np.testing.assert_allclose(run(tmp_path / "exact.onnx", samples())["logits"], wanted, rtol=1e-4, atol=1e-4)
+    floating = run(source, samples())["logits"]
+    assert 0 < np.abs(wanted - floating).max() < 0.1 * np.abs(floating).max()
+
+
+def test_a_layer_may_stay_in_float_between_q_and_dq(tmp_path: Path) -> None:
+    source = write(tmp_path / "in.onnx")
+    done = lowered(source, tmp_path, between(source, tmp_path, keep=("second",)))
+    assert operators(done.path).count("QuantizeLinear") == 2
+    assert quantize.layer_names(done.path) == ["second"]
+
+
+def test_the_audit_sees_integers_behind_dq(tmp_path: Path) -> None:
+    """By their own axes: groups of four lie along the input channels of what the operator takes."""
+    source = write(tmp_path / "in.onnx")
+    done = lowered(source, tmp_path, between(source, tmp_path))
+    found = audit(load(done.path))
+    assert [weight.name for weight in found] == ["first_quantized", "second_quantized", "head_quantized"]
+    assert [weight.operator for weight in found] == ["Conv", "Conv", "Gemm"]
+    before = audit(load(source))
+    assert [weight.two_of_four_groups[1] for weight in found] == [weight.two_of_four_groups[1] for weight in before]
+    assert found[1].two_of_four_groups[0] >= before[1].two_of_four_groups[0]

@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from ..audit import load
 from ..passes import fold_batchnorm
-from . import convinteger, equalize, exact
+from . import convinteger, equalize, exact, qdq
 from .calibration import Calibration, Range, calibrate, instrument
 from .layers import find
 
@@ -31,7 +31,10 @@ __all__ = [
     "prepare",
 ]
 
-SCHEMES: dict[str, Callable[[ir.Model, Calibration, Collection[str]], None]] = {"convinteger": convinteger.run}
+SCHEMES: dict[str, Callable[[ir.Model, Calibration, Collection[str]], None]] = {
+    "convinteger": convinteger.run,
+    "qdq": qdq.run,
+}
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from ...errors import CalibrationError
+from ...errors import CalibrationError, GraphError
 from ..audit import load
 from .layers import find
 
@@ -45,6 +45,15 @@ class Calibration:
     samples: int
     ranges: dict[str, Range]
     means: dict[str, NDArray[np.float64]]  # by channel, (channels,)
+
+    def range_of(self, activation: str, layer: str) -> Range:
+        """The range of an activation that goes into a layer. Raises `GraphError` where it was not calibrated."""
+        if activation not in self.ranges:
+            raise GraphError(
+                f"The activation {activation}, which goes into {layer}, was not calibrated.",
+                "A pass before this one made it; leave that pass out, and please report this graph.",
+            )
+        return self.ranges[activation]
 
 
 def instrument(source: Path, destination: Path) -> dict[str, int]:

@@ -15,9 +15,9 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from ...errors import GraphError
+from .bias import corrected
 from .calibration import Calibration, Range
-from .layers import Layer, add_constant, constant, find
+from .layers import Layer, add_constant, find
 
 
 def run(model: ir.Model, calibration: Calibration, keep: Collection[str] = ()) -> None:
@@ -31,13 +31,8 @@ def run(model: ir.Model, calibration: Calibration, keep: Collection[str] = ()) -
         name = layer.activation.name or ""
         if layer.name in keep:
             continue
-        if name not in calibration.ranges:
-            raise GraphError(
-                f"The activation {name}, which goes into {layer.name}, was not calibrated.",
-                "A pass before this one made it; leave that pass out, and please report this graph.",
-            )
         if name not in quantized:
-            quantized[name] = _Quantized(model, layer.activation, calibration.ranges[name])
+            quantized[name] = _Quantized(model, layer.activation, calibration.range_of(name, layer.name))
         _rewrite(model, layer, quantized[name], calibration.means[name])
     _read_back(model, quantized)
     ir.passes.common.RemoveUnusedNodesPass()(model)
@@ -85,8 +80,8 @@ def _rewrite(model: ir.Model, layer: Layer, x: _Quantized, mean: NDArray[np.floa
     attributes = list(node.attributes.values()) if node.op_type == "Conv" else []
     product = ir.Node("", "ConvInteger" if node.op_type == "Conv" else "MatMulInteger", inputs, attributes)
     nodes = [product]
-    bias = _bias(layer, weight - integers * scale, mean)
-    if bias is not None and node.op_type != "MatMul":
+    bias = corrected(layer, weight - integers * scale, mean)
+    if node.op_type != "MatMul":
         step = scale * x.scale
         shape = (1, -1, *[1] * (weight.ndim - 2)) if node.op_type == "Conv" else (-1,)
         steps = np.clip(np.round(bias / step), -(2**31), 2**31 - 128).astype(np.int32).reshape(shape)
@@ -104,22 +99,6 @@ def _rewrite(model: ir.Model, layer: Layer, x: _Quantized, mean: NDArray[np.floa
     ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
     model.graph.remove(node, safe=True)
     new.name = title
-
-
-def _bias(layer: Layer, lost: NDArray[np.float32], mean: NDArray[np.float64]) -> NDArray[np.float64] | None:
-    """The bias, corrected by what the rounding of the weight takes from the mean output of each channel.
-
-    E[w x] - E[w' x] = (w - w') E[x]; Nagel et al. 2019, section 4.2. `lost` is w - w'.
-    """
-    channels = lost.shape[0] if layer.node.op_type == "Conv" else lost.shape[-1]
-    bias = np.zeros(channels) if layer.bias is None else constant(layer.bias).astype(np.float64).reshape(-1)
-    if layer.node.op_type == "Conv":
-        by_channel = lost.reshape(*lost.shape[:2], -1).sum(axis=2, dtype=np.float64)  # outputs, inputs of a group
-        inputs = mean.reshape(layer.groups, 1, -1)
-        correction = (by_channel.reshape(layer.groups, -1, lost.shape[1]) * inputs).sum(axis=2).reshape(-1)
-    else:
-        correction = mean @ lost.astype(np.float64)
-    return bias + correction  # type: ignore[no-any-return]
 
 
 def _read_back(model: ir.Model, quantized: dict[str, _Quantized]) -> None:
