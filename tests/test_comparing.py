@@ -91,6 +91,7 @@ def test_all_of_them_are_those_that_can_be_had(
     assert found.comparison is not None
     assert "has not been accepted" in found.comparison.missing["cpu"]
     assert {one.target for one in found.comparison.candidates} == {"onnxruntime", "openvino"}
+    assert [verdict.gate for verdict in found.comparison.verdicts] == ["onnxruntime", "openvino"]
     assert found.exit_code == 0
 
 

@@ -238,10 +238,11 @@ def test_layers_that_are_kept_stay_as_they_were(tmp_path: Path) -> None:
     assert quantize.layer_names(done.path) == ["second"]
 
 
-def test_the_mean_of_each_output_stays(tmp_path: Path) -> None:
+@pytest.mark.parametrize("scheme", ["convinteger", "qdq"])
+def test_the_mean_of_each_output_stays(tmp_path: Path, scheme: str) -> None:
     """A weight with few levels moves the means; the bias takes that back."""
     source = chain(tmp_path / "in.onnx")
-    with_means = quantized(source, tmp_path)
+    with_means = replace(quantized(source, tmp_path), scheme=scheme)
     calibration = with_means.calibrated.calibration
     without = replace(calibration, means={key: 0 * mean for key, mean in calibration.means.items()})
     x = np.concatenate([samples(8, seed) for seed in range(4)])
@@ -315,7 +316,9 @@ def test_between_q_and_dq_all_is_symmetric_and_zeros_stay(
         assert not zero.any()
     weights = [node for node in nodes if node.input[0] in arrays]
     assert all(arrays[node.input[0]].dtype == np.int8 for node in weights)
-    assert [len(arrays[node.input[1]]) for node in weights] == [8, 8, 5]  # a scale for each output channel
+    assert [len(arrays[node.input[1]]) for node in weights] == [8, 8, 5]  # a scale for each output channel, which
+    for stored in (arrays[node.input[0]] for node in weights):  # uses all of its levels, but where it was pruned whole
+        assert {int(np.abs(channel).max()) for channel in stored} <= {127, 0}
     layers = [node for node in made.node if node.op_type in ("Conv", "Gemm")]
     assert all(arrays[node.input[2]].dtype == np.float32 for node in layers)
 
