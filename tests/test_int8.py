@@ -19,7 +19,7 @@ pytestmark = pytest.mark.runtime
 
 @pytest.fixture
 def cpu(tmp_path: Path) -> str:
-    return quick_target(tmp_path / "targets" / "cpu", "cpu")
+    return quick_target(tmp_path / "targets" / "cpu", "cpu", ("[1, 16]", "[16]"))
 
 
 @pytest.fixture
@@ -45,6 +45,9 @@ def test_integers_in_deepsparse(pair: Pair, cpu: str, labelled: Path, training: 
     assert steps[:2] == ["canonical", "equalize"]
     assert steps[-1] == "convinteger"
     assert all(half.ok for halves in report.parity.values() for half in halves.values())
+    # The twin as one would serve it instead: in what a runtime computes in by itself, and in its own int8.
+    controls = {"dense@onnxruntime", "dense@onnxruntime-int8", "dense@openvino-default", "dense@openvino-int8"}
+    assert set(report.latency[0].arms) == {"sparse", "dense", *controls}
     assert report.quantization is not None
     assert report.accuracy is not None
     assert report.quantization.sparse == report.accuracy.sparse
