@@ -80,6 +80,8 @@ def deploy(pair: Pair, wanted: Wanted, options: Options, pipeline: Pipeline | No
             comparison.
     """
     begun = monotonic()
+    if wanted.several:
+        files.check_place(options.comparison_place(pair.name), comparison.MARKER)
     run = _settle(pair, wanted, options, pipeline)
     missing, examined = dict(wanted.missing), list[tuple[_Case, Examined]]()
     with files.scratch(options.out / pair.name) as scratch, ExitStack() as bundles:

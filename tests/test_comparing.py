@@ -100,6 +100,10 @@ def test_mistakes_in_what_is_compared(pair: Pair, cpu: str, control: str, tmp_pa
     mistake(2, "has no precision 'int7'", *both, "--precision", "int7", cwd=tmp_path)
     mistake(2, "give samples with --data", *both, "--gate", "accuracy.drop <= 1", cwd=tmp_path)
     mistake(2, "physical cores", *both, "--threads", 1, "--threads", 999, cwd=tmp_path)
+    foreign = tmp_path / "bundles" / "tiny-comparison" / "thesis.txt"
+    foreign.parent.mkdir(parents=True)
+    foreign.write_text("mine")
+    mistake(2, "tiny-comparison exists and is not a folder of ours", *both, cwd=tmp_path)
     with pytest.raises(UsageError, match="Two targets are named cpu"):
         compare(pair, ["cpu", cpu])
     with pytest.raises(UsageError, match="Unknown target 'cpuu'"):
