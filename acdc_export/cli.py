@@ -178,11 +178,14 @@ def export(
 
 def _default_pipeline(targets: Sequence[Target | str]) -> str:
     """That of the targets, where they agree on one."""
+    from . import resources
     from .config import load_target
 
-    named = {(load_target("cpu") if isinstance(one, str) else one).pipeline for one in targets}
+    every = [load_target(name) for name in resources.names("targets")] if "all" in targets else []
+    meant = [*every, *(one for one in targets if not isinstance(one, str))]
+    named = {one.pipeline for one in meant}
     if len(named) > 1 or "" in named:
-        names = ", ".join(one if isinstance(one, str) else one.name for one in targets)
+        names = ", ".join(one.name for one in meant)
         raise UsageError(f"{names}: no default pipeline that all of them have.", "Name a pair with --pair.")
     return named.pop()
 

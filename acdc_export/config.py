@@ -175,10 +175,8 @@ class Graph:
     passes: tuple[str, ...]
     ir_version: Annotated[int, Ge(3), Le(99)] | None = None
     opset: Annotated[int, Ge(7), Le(99)] | None = None  # the newest one it takes
-    int8: Literal["convinteger", "qdq", "runtime"] | None = (
-        None  # the form of its integers: a scheme of `graph.quantize`, or
-    )
-    # what the runtime itself makes of float32 (`build` in engine.py)
+    # The form of its integers: a scheme of `graph.quantize`, or "runtime", what `build` in engine.py makes of float32.
+    int8: Literal["convinteger", "qdq", "runtime"] | None = None
 
 
 @dataclass(frozen=True)

@@ -118,6 +118,7 @@ def deploy(pair: Pair, wanted: Wanted, options: Options, pipeline: Pipeline | No
         missing=missing,
         survey=wanted.survey,
         require_deployable=options.require_deployable,
+        notes=dict.fromkeys(note for case, _ in examined for note in case.notes),
         seconds=monotonic() - begun,
     )
     place = options.comparison_place(pair.name)

@@ -82,7 +82,7 @@ def test_an_unknown_target_names_the_nearest(pair: Pair) -> None:
     assert "Built-in targets: cpu, onnxruntime, openvino" in text
 
 
-def test_several_targets_are_not_silently_one() -> None:
+def test_several_pairs_are_not_silently_one() -> None:
     mistake(2, "One run takes one pair.", "--target", "cpu", "--pair", "a", "--pair", "b")
 
 

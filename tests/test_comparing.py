@@ -76,6 +76,25 @@ def test_one_that_fails_among_several_is_told_and_the_others_go_on(
     assert not (tmp_path / "bundles" / "tiny-broken").exists()
 
 
+def test_what_was_not_measured_is_said_in_the_comparison_too(
+    pair: Pair, control: str, cpu: str, labelled: Path, tmp_path: Path
+) -> None:
+    broken = quick_target(tmp_path / "targets" / "broken", "onnxruntime", ("[1, 16]", "[16]"))
+    engine = Path(broken) / "engine.py"
+    engine.write_text(engine.read_text() + "\n\ndef load(*given):\n    raise ValueError('no such luck')\n")
+    toml = Path(cpu) / "target.toml"
+    toml.write_text(toml.read_text().replace(f'controls = ["{control}"]', f'controls = ["{broken}"]'))
+    found = compare(
+        pair, [cpu, control], data=str(labelled), gates=["parity <= 0.1", "speedup.vs_control >= 0"], budget=4,
+        out=tmp_path / "bundles",
+    )  # fmt: skip
+    assert found.comparison is not None
+    said = "\n".join(found.comparison.notes)
+    assert "The control broken was not measured" in said
+    assert "'speedup.vs_control >= 0' was not judged: the target onnxruntime has no controls" in said
+    assert found.exit_code == 3  # a gate on a control that could not be measured is not green
+
+
 def test_all_of_them_are_those_that_can_be_had(
     pair: Pair, labelled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -105,9 +105,7 @@ class Report(Judged):
     gated_batch_size: int
     structure: Structure
     size: SizeFacts
-    loading: dict[
-        str, dict[str, float]
-    ]  # seconds from starting a process to a model in it, once, by batch size and half
+    loading: dict[str, dict[str, float]]  # seconds until a model is in a new process, by batch size and half
     parity: dict[str, dict[str, Parity]]  # by batch size, then "sparse" and "dense"
     accuracy: Accuracy | None
     latency: tuple[Latency, ...]  # by batch size and threads; what the gates judge comes first

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -15,7 +15,7 @@ from ..pair import HALVES
 from ..report import Report
 from .setup import Deployment
 from .steps import Examined
-from .timing import Timing, arm_name, versus_fastest
+from .timing import Timing, arm_name, title_of, versus_fastest
 
 
 def compare(
@@ -27,6 +27,7 @@ def compare(
     missing: Mapping[str, str],
     survey: bool,
     require_deployable: bool,
+    notes: Iterable[str],
     seconds: float,
 ) -> Comparison:
     """Everything that was measured. Speed is held against the twin in the deployment `reference`, if that is there.
@@ -49,6 +50,8 @@ def compare(
     if not survey:
         verdicts += [Verdict(name, "not measured", reason) for name, reason in missing.items()]
     cells = tuple(cell.seen({name: name for name in names}) for cell in timing.cells.values())
+    titles = (title_of(cell, trial) for cell in timing.cells)
+    steadiness = [note for cell, title in zip(cells, titles, strict=True) for note in latency.notes(cell, title)]
     return Comparison(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         version=__version__,
@@ -64,7 +67,7 @@ def compare(
         survey=survey,
         require_deployable=require_deployable,
         missing=dict(missing),
-        notes=tuple(note for cell in cells for note in latency.notes(cell)),
+        notes=(*notes, *timing.notes, *steadiness),
     )
 
 

@@ -10,7 +10,7 @@ from .. import graph
 from ..config import Target
 from ..errors import GraphError
 from ..evidence import batches
-from ..pair import Half, Pair
+from ..pair import Half
 from .setup import Deployment, Trial
 
 RUNTIME = "runtime"
@@ -52,32 +52,13 @@ def is_static(target: Target) -> bool:
 
 
 def _lower(trial: Trial, half: Half, where: Deployment, stem: Path, batch_size: int) -> Deployed:
-    builds = where.scheme == RUNTIME
+    builds, settings = where.scheme == RUNTIME, where.target.graph
     path = trial.scratch / f"{where.name}-{stem.name}.onnx" if builds else stem.with_name(f"{stem.name}.onnx")
-    integers = trial.integers if where.scheme and not builds else None
-    lowered = lower_onnx(
-        trial.pair,
-        half,
-        path,
-        where.target,
-        batch_size,
-        integers.quantization(half, where.scheme) if integers and where.scheme else None,
-    )
-    return _build(trial, where, lowered, stem, batch_size) if builds else Deployed(path, (path,), lowered)
-
-
-def lower_onnx(
-    pair: Pair,
-    half: Half,
-    path: Path,
-    target: Target,
-    batch_size: int,
-    quantization: graph.Quantization | None = None,
-) -> graph.Lowered:
-    """Write a half's ONNX in a target's form."""
-    settings = target.graph
-    return graph.lower(
-        pair.onnx(half),
+    quantization = None
+    if trial.integers and where.scheme and not builds:
+        quantization = trial.integers.quantization(half, where.scheme)
+    lowered = graph.lower(
+        trial.pair.onnx(half),
         path,
         passes=settings.passes,
         ir_version=settings.ir_version,
@@ -85,6 +66,7 @@ def lower_onnx(
         quantization=quantization,
         batch_size=batch_size,
     )
+    return _build(trial, where, lowered, stem, batch_size) if builds else Deployed(path, (path,), lowered)
 
 
 def _build(trial: Trial, where: Deployment, lowered: graph.Lowered, stem: Path, batch_size: int) -> Deployed:

@@ -44,6 +44,7 @@ class Timing:
 
     trials: tuple[Timed, ...]
     cells: dict[Cell, Alternation]
+    notes: tuple[str, ...]  # controls and cells that were not measured
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def measure(examined: Sequence[Examined], plan: latency.Plan, alpha: float) -> T
     every = cells(first)
     with first.progress.task("latency", plan.budget * (1 + len(every)) / 2) as advance:
         for cell in every:
-            judged, title = cell == every[0], _title(cell, first)
+            judged, title = cell == every[0], title_of(cell, first)
             try:
                 taken[cell] = latency.measure(
                     _arms(examined, controls, cell),
@@ -99,10 +100,12 @@ def measure(examined: Sequence[Examined], plan: latency.Plan, alpha: float) -> T
                 if judged:
                     raise
                 left.append(f"{title} was not measured: {error.message}")
-    return Timing(tuple(_timed(trial, controls, taken, left) for trial in trials), taken)
+    timed = tuple(_timed(trial, controls, taken, left) for trial in trials)
+    return Timing(timed, taken, (*controls.notes.values(), *left))
 
 
-def _title(cell: Cell, trial: Trial) -> str:
+def title_of(cell: Cell, trial: Trial) -> str:
+    """A cell for readers; threads are told where they are not all that the machine has."""
     every = cell.threads == len(trial.machine.cpus)
     return f"Batch {cell.batch_size}" if every else f"Batch {cell.batch_size}, threads {cell.threads}"
 
@@ -179,7 +182,7 @@ def _timed(trial: Trial, controls: _Controls, taken: Mapping[Cell, Alternation],
         notes=(
             *notes,
             *left,
-            *(note for cell, one in found.items() for note in latency.notes(one, _title(cell, trial))),
+            *(note for cell, one in found.items() for note in latency.notes(one, title_of(cell, trial))),
         ),
     )
 
