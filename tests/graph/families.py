@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from acdc_export import config, graph
+from acdc_export.graph import quantize
 from acdc_export.pair import Pair
 
 CPU = config.load_target("cpu").graph
@@ -216,3 +217,24 @@ def inputs_of(family: str, rows: int = 3) -> dict[str, Tensor]:
     mask = torch.ones(rows, 16, dtype=torch.int64)
     mask[1, 9:] = 0
     return {"input_ids": torch.randint(0, 40, (rows, 16)), "attention_mask": mask}
+
+
+def integers(pair: Pair, folder: Path, batch_size: int) -> graph.Lowered:
+    """The sparse half in integers, as DeepSparse gets it, calibrated on the pair's own inputs."""
+    prepared, instrumented = folder / "prepared.onnx", folder / "instrumented.onnx"
+    quantize.prepare(pair.onnx("sparse"), prepared)
+    watched = quantize.instrument(prepared, instrumented)
+    session = onnxruntime.InferenceSession(instrumented.read_bytes(), providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    found = quantize.calibrate(
+        lambda inputs: dict(zip(names, session.run(names, inputs), strict=True)), [pair.reference.inputs], watched
+    )
+    return graph.lower(
+        pair.onnx("sparse"),
+        folder / "integers.onnx",
+        passes=CPU.passes,
+        batch_size=batch_size,
+        ir_version=CPU.ir_version,
+        opset=CPU.opset,
+        quantization=graph.Quantization(graph.Calibrated(prepared, found), "convinteger", weight_bits=7),
+    )

@@ -10,10 +10,11 @@ import torch
 
 from acdc_export.config import load_target
 from acdc_export.engines import ensure, open_engine, status
+from acdc_export.graph import quantize
 from acdc_export.pair import Pair
 from benchmarks.families import pair_of
 
-from .families import CPU, FAMILIES, inputs_of, lowered, operators, run
+from .families import CPU, FAMILIES, inputs_of, integers, lowered, operators, run
 
 UNKNOWN = {"LayerNormalization", "HardSwish", "HardSigmoid", "IsNaN", "And", "GatherND", "GatherElements"}
 """Operators that DeepSparse doesn't know, asked one by one."""
@@ -56,3 +57,20 @@ def test_deepsparse_takes_all_of_it(pair: Pair, tmp_path: Path) -> None:
         assert engine.info()["supported_ops"] >= 0.99
         outputs = engine.run(inputs)
     np.testing.assert_allclose(outputs["logits"], pair.reference.sparse["logits"][:1], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.runtime
+def test_deepsparse_takes_all_of_it_in_integers(pair: Pair, tmp_path: Path) -> None:
+    """Every layer, also where integers don't pay: larger networks of the family have them there."""
+    target = load_target("cpu")
+    if status(target).state == "unavailable":
+        pytest.skip(status(target).detail)
+    found = integers(pair, tmp_path, batch_size=1)
+    assert not {weight.operator for weight in found.weights} & {"Conv", "Gemm", "MatMul"}
+    quantize.exact.write(found.path, tmp_path / "exact.onnx")
+    inputs = {name: array[:1] for name, array in pair.reference.inputs.items()}
+    wanted = run(tmp_path / "exact.onnx", inputs)
+    with open_engine(target, ensure(target), found.path, batch_size=1, threads=1, precision="int8") as engine:
+        assert engine.info()["supported_ops"] >= 0.99
+        outputs = engine.run(inputs)
+    np.testing.assert_allclose(outputs["logits"], wanted, rtol=2e-2, atol=2e-2)

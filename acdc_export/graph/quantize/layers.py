@@ -21,7 +21,6 @@ class Layer:
     """A Conv, Gemm or MatMul with a constant weight."""
 
     node: ir.Node
-    activation: ir.Value
     weight: ir.Value
     outputs: int  # the axis of the weight's output channels
     inputs: int  # and of its input channels, of one group
@@ -31,6 +30,23 @@ class Layer:
     def name(self) -> str:
         """The weight's, by which users name a layer."""
         return self.weight.name or ""
+
+    @property
+    def activation(self) -> ir.Value:
+        """What is multiplied, as it is now: a layer that was rewritten before this one may have replaced it."""
+        value = _activation(self.node, self.weight)
+        assert value is not None
+        return value
+
+    @property
+    def channels_in(self) -> int:
+        """The input channels of all groups."""
+        return int(self.array.shape[self.inputs]) * self.groups
+
+    @property
+    def channels_out(self) -> int:
+        """The output channels of all groups."""
+        return int(self.array.shape[self.outputs])
 
     @property
     def array(self) -> NDArray[np.float32]:
@@ -55,7 +71,7 @@ def find(model: ir.Model) -> Iterator[Layer]:
         weight = weight_of(node)
         if weight is None or node.op_type not in FLOAT or weight.dtype != ir.DataType.FLOAT:
             continue
-        activation = node.inputs[1 - list(node.inputs).index(weight)]
+        activation = _activation(node, weight)
         if activation is None or activation.const_value is not None or weight is node.inputs[0]:
             continue  # a weight on the left is multiplied from the other side: no runtime's integer form has that
         inner = inner_axis(node, constant(weight))
@@ -65,7 +81,11 @@ def find(model: ir.Model) -> Iterator[Layer]:
                 continue
             outer = 1 - inner
         groups = int(_number(node, "group", 1)) if node.op_type == "Conv" else 1
-        yield Layer(node, activation, weight, outer, inner, groups)
+        yield Layer(node, weight, outer, inner, groups)
+
+
+def _activation(node: ir.Node, weight: ir.Value) -> ir.Value | None:
+    return node.inputs[1 - list(node.inputs).index(weight)]
 
 
 def constant(value: ir.Value) -> NDArray[Any]:
