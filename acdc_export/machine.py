@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,11 +51,24 @@ def physical_cpus() -> list[int]:
     return sorted(cores.values())
 
 
+def saturates() -> bool:
+    """Whether this is an x86 processor without VNNI.
+
+    There, pairs of products of uint8 and int8 are added in 16 bits, which saturate unless one factor has 7 bits.
+    """
+    if platform.machine() != "x86_64":
+        return False
+    return not {"avx512_vnni", "avx_vnni"} & set(_cpuinfo().split())
+
+
 def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    lines: Iterable[str] = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else ()
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    names = (line.partition(":")[2].strip() for line in _cpuinfo().splitlines() if line.startswith("model name"))
     return next(names, platform.processor() or platform.machine())
+
+
+def _cpuinfo() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    return cpuinfo.read_text() if cpuinfo.is_file() else ""
 
 
 @dataclass(frozen=True)

@@ -135,14 +135,14 @@ def costliest(trial: Trial, integers: Integers, count: int = 3) -> list[str]:
     quantization = integers.quantization("sparse", trial.deployment.scheme)
     inputs = trial.pair.reference.inputs
     known = quantize.layer_names(integers.halves["sparse"].prepared)
-    names = [name for name in known if name not in integers.keep]
+    names = [name for name in known if name not in quantization.keep]
     with closing(floating(trial, integers, "sparse")) as engine:
         wanted = batches.run(engine, inputs, trial.gated)
     moved = {}
     with trial.progress.task("what each layer costs", len(names)) as advance:
         for name in names:
             path = trial.scratch / "alone.onnx"
-            alone = replace(quantization, keep=tuple(other for other in names if other != name))
+            alone = replace(quantization, keep=tuple(other for other in known if other != name))
             _write_exact(trial, alone, path)
             with closing(trial.open(path, trial.gated, integers.floats)) as engine:
                 found = batches.run(engine, inputs, trial.gated)

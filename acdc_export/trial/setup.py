@@ -16,7 +16,8 @@ from ..engines import Seat
 from ..evidence import batches
 from ..evidence.engine import Engine
 from ..evidence.gates import Gate
-from ..machine import Machine
+from ..graph import quantize
+from ..machine import Machine, saturates
 from ..pair import Half, Pair
 from ..progress import Progress
 
@@ -61,7 +62,10 @@ class Integers:
 
     def quantization(self, half: Half, scheme: str) -> graph.Quantization:
         """How a half is quantized by one of our own schemes."""
-        return graph.Quantization(self.halves[half], scheme, self.keep)
+        bits = 7 if scheme == "convinteger" and saturates() else 8  # the other scheme is for GPUs
+        calibrated = self.halves[half]
+        keep = (*self.keep, *quantize.faster_in_float(calibrated, scheme, self.keep))
+        return graph.Quantization(calibrated, scheme, keep, weight_bits=bits)
 
 
 @dataclass(frozen=True)

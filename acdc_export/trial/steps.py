@@ -23,7 +23,7 @@ from ..pair import HALVES, Half, Pair, named
 from ..report import LayerRow, StepRow, Structure
 from . import quantizing
 from .lowering import RUNTIME, Deployed, lower
-from .setup import Trial
+from .setup import Integers, Trial
 
 Outputs = Mapping[tuple[Half, int], dict[str, NDArray[Any]]]
 
@@ -211,30 +211,38 @@ def _fast_path_notes(found: Structure) -> list[str]:
 
 
 def _integer_notes(
-    trial: Trial,
-    models: Mapping[tuple[Half, int], Deployed],
-    right: Accuracy | None,
-    cost: Accuracy | None,
+    trial: Trial, models: Mapping[tuple[Half, int], Deployed], right: Accuracy | None, cost: Accuracy | None
 ) -> list[str]:
-    """Zeros that a runtime doesn't tell of; and where a gate on accuracy fails, which layers' integers cost most."""
-    if trial.integers is None:
+    """What is to be said of integers, a runtime's own or ours."""
+    if trial.integers is None or trial.deployment.scheme is None:
         return []
     if trial.deployment.scheme == RUNTIME:
-        model = models["sparse", trial.gated]
-        before = model.lowered.steps[-1].total
-        told = model.built.total if model.built else 0
-        if told == before:
-            return []
-        return [
-            f"{trial.target.runtime.name} quantized by itself, and tells of {told:,} of {before:,} weights: zeros were "
-            "counted before that."
-        ]
-    if right is None or cost is None:
+        return _untold_notes(trial, models["sparse", trial.gated])
+    notes = []
+    quantization = trial.integers.quantization("sparse", trial.deployment.scheme)
+    if floats := len(quantization.keep) - len(trial.integers.keep):
+        notes.append(f"Layers that stay in float32, since converting takes longer than integers save: {floats}.")
+    return notes + (_costly_notes(trial, trial.integers, right, cost) if right and cost else [])
+
+
+def _untold_notes(trial: Trial, model: Deployed) -> list[str]:
+    """Zeros that a runtime doesn't tell of."""
+    before = model.lowered.steps[-1].total
+    told = model.built.total if model.built else 0
+    if told == before:
         return []
+    return [
+        f"{trial.target.runtime.name} quantized by itself, and tells of {told:,} of {before:,} weights: zeros were "
+        "counted before that."
+    ]
+
+
+def _costly_notes(trial: Trial, integers: Integers, right: Accuracy, cost: Accuracy) -> list[str]:
+    """Where a gate on accuracy fails, which layers' integers cost most."""
     measured = {"accuracy.drop": right.drop, "accuracy.sparse": right.sparse, "quantization.drop": cost.drop}
     if all(judge(gate, measured).status != "fail" for gate in trial.gates if gate.metric in measured):
         return []
-    layers = quantizing.costliest(trial, trial.integers)
+    layers = quantizing.costliest(trial, integers)
     return [f"The layers whose integers cost most: {', '.join(layers)}. `--keep-fp32 {layers[0]}` leaves one in float."]
 
 

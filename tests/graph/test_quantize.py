@@ -16,9 +16,20 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from acdc_export import graph
+from acdc_export.config import load_target
+from acdc_export.engines import ensure, open_engine, status
 from acdc_export.errors import CalibrationError, GraphError
 from acdc_export.graph import audit, load, quantize
-from acdc_export.graph.quantize import Calibrated, Calibration, Quantization, Range, calibrate, equalize, exact
+from acdc_export.graph.quantize import (
+    Calibrated,
+    Calibration,
+    Quantization,
+    Range,
+    calibrate,
+    equalize,
+    exact,
+    worthwhile,
+)
 from acdc_export.graph.quantize.calibration import Arrays, Method
 
 SIDE = 6
@@ -77,10 +88,16 @@ def write(
     return path
 
 
-def quantized(source: Path, folder: Path, keep: tuple[str, ...] = (), method: Method = "mse") -> Quantization:
+def quantized(
+    source: Path,
+    folder: Path,
+    keep: tuple[str, ...] = (),
+    method: Method = "mse",
+    inputs: Iterable[np.ndarray] | None = None,
+) -> Quantization:
     quantize.prepare(source, folder / "prepared.onnx")
     watched = quantize.instrument(folder / "prepared.onnx", folder / "instrumented.onnx")
-    batches = [{"x": samples(8, seed)} for seed in range(4)]
+    batches = [{"x": x} for x in inputs or (samples(8, seed) for seed in range(4))]
     found = calibrate(lambda inputs: run(folder / "instrumented.onnx", inputs["x"]), batches, watched, method)
     return Quantization(Calibrated(folder / "prepared.onnx", found), "convinteger", keep)
 
@@ -207,7 +224,7 @@ def test_samples_of_which_no_range_comes(batches: list[np.ndarray], message: str
 
 
 @pytest.mark.parametrize("method", ["min-max", "percentile", "mse"])
-@pytest.mark.parametrize("groups", [1, 8])
+@pytest.mark.parametrize("groups", [1, 2, 8])
 def test_integers_are_near_the_floats_and_keep_every_zero(tmp_path: Path, groups: int, method: Method) -> None:
     source = write(tmp_path / "in.onnx", groups=groups)
     done = lowered(source, tmp_path, quantized(source, tmp_path, method=method))
@@ -236,6 +253,35 @@ def test_layers_that_are_kept_stay_as_they_were(tmp_path: Path) -> None:
     assert operators(done.path).count("Conv") == 1
     assert operators(done.path).count("ConvInteger") == 1
     assert quantize.layer_names(done.path) == ["second"]
+
+
+@pytest.mark.parametrize("scheme", ["convinteger", "qdq"])
+@pytest.mark.parametrize(("bits", "greatest"), [(7, 63), (8, 127)])
+def test_weights_use_all_of_their_bits_and_no_more(tmp_path: Path, scheme: str, bits: int, greatest: int) -> None:
+    source = write(tmp_path / "in.onnx")
+    done = lowered(source, tmp_path, replace(quantized(source, tmp_path), scheme=scheme, weight_bits=bits))
+    stored = {one.name: numpy_helper.to_array(one) for one in onnx.load(done.path).graph.initializer}
+    weights = [array for array in stored.values() if array.dtype == np.int8 and array.ndim > 1]
+    assert [int(np.abs(array.astype(int)).max()) for array in weights] == [greatest] * 3
+    x = samples(4, seed=9)
+    exact.write(done.path, tmp_path / "exact.onnx")
+    wanted, found = run(source, x)["logits"], run(tmp_path / "exact.onnx", x)["logits"]
+    assert np.abs(found - wanted).max() < 0.05 * np.abs(wanted).max()
+
+
+def test_a_layer_right_behind_another(tmp_path: Path) -> None:
+    """As in MobileNetV2, with nothing between them; both become integers, the second reads what the first gives now."""
+    source = chain(tmp_path / "in.onnx")
+    model = onnx.load(source)
+    model.graph.node[2].input[0] = "a"
+    del model.graph.node[1]
+    onnx.save(onnx.shape_inference.infer_shapes(model), source)
+    done = graph.lower(source, tmp_path / "out.onnx", passes=(), batch_size=4, quantization=quantized(source, tmp_path))
+    assert operators(done.path).count("ConvInteger") == 2
+    x = samples()
+    exact.write(done.path, tmp_path / "exact.onnx")
+    wanted, found = run(source, x)["logits"], run(tmp_path / "exact.onnx", x)["logits"]
+    assert np.abs(found - wanted).max() < 0.1 * np.abs(wanted).max()
 
 
 @pytest.mark.parametrize("scheme", ["convinteger", "qdq"])
@@ -287,6 +333,69 @@ def test_exact_arithmetic_is_that_of_the_integers(tmp_path: Path, flat: bool) ->
     sums = sums + constants[addition.input[1]]
     (scale,) = (array for name, array in constants.items() if name.startswith("head") and name.endswith("rescale"))
     np.testing.assert_allclose(run(tmp_path / "exact.onnx", x)["logits"], sums * scale, rtol=1e-5, atol=1e-5)
+
+
+# ------------------------------------------------------------------------------------------ where integers pay
+
+
+def stack(path: Path, *layers: tuple[int, int, int, float], around: tuple[str, str] | None = None) -> Path:
+    """Convolutions behind each other, each `(channels, size, groups, sparsity)`; a sum `around` the named values."""
+    random, nodes, weights, channels, value = np.random.default_rng(0), [], [], 16, "x"
+    for at, (width, size, groups, sparsity) in enumerate(layers):
+        weight = random.normal(size=(width, channels // groups, size, size)).astype(np.float32)
+        weight[random.random(weight.shape) < sparsity] = 0
+        weights.append(numpy_helper.from_array(weight, f"w{at}"))
+        pads = [size // 2] * 4
+        nodes.append(helper.make_node("Conv", [value, f"w{at}"], [f"c{at}"], group=groups, pads=pads))
+        nodes.append(helper.make_node("Relu", [f"c{at}"], [f"r{at}"]))
+        value, channels = f"r{at}", width
+        if around and around[1] == value:
+            nodes.append(helper.make_node("Add", [*around], ["sum"]))
+            value = "sum"
+    nodes[-1].output[0] = "logits"
+    made = helper.make_graph(
+        nodes,
+        "stack",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 16, SIDE, SIDE])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", channels, SIDE, SIDE])],
+        weights,
+    )
+    onnx.save(helper.make_model(made, ir_version=8, opset_imports=[helper.make_opsetid("", 18)]), path)
+    return path
+
+
+DENSE_3X3 = (16, 3, 1, 0.0)  # 72 products for each of the 32 values that it reads and gives
+THIN = (16, 1, 1, 0.75)  # 2 of them
+DEPTHWISE = (16, 3, 16, 0.0)  # 4.5
+
+
+@pytest.mark.parametrize(
+    ("layers", "in_float"),
+    [
+        ([DENSE_3X3], []),
+        ([THIN], ["w0"]),
+        ([DENSE_3X3, THIN, DENSE_3X3], []),  # nothing is converted around the one between
+        ([DENSE_3X3, THIN], ["w1"]),  # 4 for each value that only it gives
+        ([THIN, DEPTHWISE, DENSE_3X3], ["w0", "w1"]),
+        ([DENSE_3X3, DEPTHWISE, DENSE_3X3], ["w1"]),
+        ([THIN, THIN, THIN], ["w0", "w1", "w2"]),  # one after the other
+    ],
+)
+def test_integers_where_they_pay(tmp_path: Path, layers: list[Any], in_float: list[str]) -> None:
+    assert worthwhile.faster_in_float(load(stack(tmp_path / "in.onnx", *layers))) == in_float
+
+
+def test_what_is_led_around_a_layer_joins_its_neighbours(tmp_path: Path) -> None:
+    """The first layer's output goes on to the third, too, around the depthwise one."""
+    layers = [DENSE_3X3, DEPTHWISE, THIN, DENSE_3X3]
+    assert worthwhile.faster_in_float(load(stack(tmp_path / "in.onnx", *layers))) == ["w1", "w2"]
+    joined = stack(tmp_path / "in.onnx", *layers, around=("r0", "r1"))
+    assert worthwhile.faster_in_float(load(joined)) == ["w1"]
+
+
+def test_a_layer_kept_in_float_is_no_neighbour(tmp_path: Path) -> None:
+    source = load(stack(tmp_path / "in.onnx", DENSE_3X3, THIN, DENSE_3X3))
+    assert worthwhile.faster_in_float(source, keep=["w0", "w2"]) == ["w1"]
 
 
 # ------------------------------------------------------------------------------ integers between Q and DQ, for TensorRT
@@ -356,3 +465,29 @@ def test_the_audit_sees_integers_behind_dq(tmp_path: Path) -> None:
     before = audit(load(source))
     assert [weight.two_of_four_groups[1] for weight in found] == [weight.two_of_four_groups[1] for weight in before]
     assert found[1].two_of_four_groups[0] >= before[1].two_of_four_groups[0]
+
+
+# ------------------------------------------------------------------------------------------- in DeepSparse itself
+
+
+@pytest.mark.runtime
+@pytest.mark.parametrize("bits", [7, 8])
+def test_deepsparse_adds_products_without_saturating(tmp_path: Path, bits: int) -> None:
+    """All of one sign and near the ends of their ranges: two of them with 8 bits are more than 16 bits hold."""
+    target = load_target("cpu")
+    if status(target).state == "unavailable":
+        pytest.skip(status(target).detail)
+    source = write(tmp_path / "in.onnx")
+    model = onnx.load(source)
+    for one in model.graph.initializer:
+        array = numpy_helper.to_array(one)
+        one.CopyFrom(numpy_helper.from_array(np.full_like(array, 0.1 if array.ndim > 1 else 0), one.name))
+    onnx.save(model, source)
+    x = np.random.default_rng(0).uniform(0.9, 1, size=(4, 3, SIDE, SIDE)).astype(np.float32)
+    quantization = replace(quantized(source, tmp_path, inputs=[x]), weight_bits=bits)
+    done = lowered(source, tmp_path, quantization)
+    exact.write(done.path, tmp_path / "exact.onnx")
+    with open_engine(target, ensure(target), done.path, batch_size=4, threads=1, precision="int8") as engine:
+        assert engine.info()["supported_ops"] == 1.0
+        found = engine.run({"x": x})["logits"]
+    np.testing.assert_allclose(found, run(tmp_path / "exact.onnx", x)["logits"], rtol=1e-5)

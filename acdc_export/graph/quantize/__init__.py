@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from ..audit import load
 from ..passes import fold_batchnorm
-from . import convinteger, equalize, exact, qdq
+from . import convinteger, equalize, exact, qdq, worthwhile
 from .calibration import Calibration, Range, calibrate, instrument
 from .layers import find
 
@@ -26,12 +26,13 @@ __all__ = [
     "Range",
     "calibrate",
     "exact",
+    "faster_in_float",
     "instrument",
     "layer_names",
     "prepare",
 ]
 
-SCHEMES: dict[str, Callable[[ir.Model, Calibration, Collection[str]], None]] = {
+SCHEMES: dict[str, Callable[[ir.Model, Calibration, Collection[str], int], None]] = {
     "convinteger": convinteger.run,
     "qdq": qdq.run,
 }
@@ -52,10 +53,11 @@ class Quantization:
     calibrated: Calibrated
     scheme: str  # one of SCHEMES
     keep: tuple[str, ...] = ()  # layers left in float, by their weights' names
+    weight_bits: int = 8  # 7 where a processor adds pairs of products in 16 bits: none of those then saturates
 
     def run(self, model: ir.Model) -> None:
         """Quantize a model, lowered from what `prepare` wrote, in place."""
-        SCHEMES[self.scheme](model, self.calibrated.calibration, self.keep)
+        SCHEMES[self.scheme](model, self.calibrated.calibration, self.keep, self.weight_bits)
 
 
 def prepare(source: Path, destination: Path) -> None:
@@ -68,6 +70,13 @@ def prepare(source: Path, destination: Path) -> None:
     equalize.run(model)
     model.graph.sort()
     ir.save(model, destination)
+
+
+def faster_in_float(calibrated: Calibrated, scheme: str, keep: Collection[str]) -> tuple[str, ...]:
+    """The layers that integers of a scheme make slower, by their weights' names, where `keep` stay in float anyway."""
+    if scheme != "convinteger":
+        return ()  # what a GPU gains by them was not measured
+    return tuple(worthwhile.faster_in_float(load(calibrated.prepared), keep))
 
 
 def layer_names(path: Path) -> list[str]:

@@ -20,7 +20,7 @@ from .calibration import Calibration, Range
 from .layers import Layer, add_constant, find
 
 
-def run(model: ir.Model, calibration: Calibration, keep: Collection[str] = ()) -> None:
+def run(model: ir.Model, calibration: Calibration, keep: Collection[str] = (), weight_bits: int = 8) -> None:
     """Rewrite a model in place, all layers but those whose weights are named in `keep`.
 
     Raises:
@@ -33,14 +33,9 @@ def run(model: ir.Model, calibration: Calibration, keep: Collection[str] = ()) -
             continue
         if name not in quantized:
             quantized[name] = _Quantized(model, layer.activation, calibration.range_of(name, layer.name))
-        _rewrite(model, layer, quantized[name], calibration.means[name])
+        _rewrite(model, layer, quantized[name], calibration.means[name], 2 ** (weight_bits - 1) - 1)
     _read_back(model, quantized)
     ir.passes.common.RemoveUnusedNodesPass()(model)
-
-
-def scale_of(weight: NDArray[np.float32]) -> np.float32:
-    """One scale for a whole weight, symmetric: -127 to 127."""
-    return np.float32(np.abs(weight).max() / 127)
 
 
 class _Quantized:
@@ -68,13 +63,13 @@ class _Quantized:
         self.node = node
 
 
-def _rewrite(model: ir.Model, layer: Layer, x: _Quantized, mean: NDArray[np.float64]) -> None:
+def _rewrite(model: ir.Model, layer: Layer, x: _Quantized, mean: NDArray[np.float64], levels: int) -> None:
     node, name = layer.node, layer.name
     weight = layer.array
     if node.op_type == "Gemm" and layer.outputs == 0:
         weight = weight.T  # MatMulInteger has no transB
-    scale = scale_of(weight)
-    integers = np.clip(np.round(weight / scale), -127, 127).astype(np.int8)
+    scale = np.float32(np.abs(weight).max() / levels)  # one for the whole weight
+    integers = np.clip(np.round(weight / scale), -levels, levels).astype(np.int8)
     zero = add_constant(model, f"{name}_zero_point", np.int8(0))
     inputs = [x.output, add_constant(model, f"{name}_quantized", integers), x.inputs[1], zero]
     attributes = list(node.attributes.values()) if node.op_type == "Conv" else []

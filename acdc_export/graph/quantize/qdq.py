@@ -23,7 +23,7 @@ from .layers import Layer, add_constant, find
 _STEPS = 127  # to either side of zero
 
 
-def run(model: ir.Model, calibration: Calibration, keep: Collection[str] = ()) -> None:
+def run(model: ir.Model, calibration: Calibration, keep: Collection[str] = (), weight_bits: int = 8) -> None:
     """Rewrite a model in place, all layers but those whose weights are named in `keep`.
 
     Raises:
@@ -36,14 +36,14 @@ def run(model: ir.Model, calibration: Calibration, keep: Collection[str] = ()) -
         name = layer.activation.name or ""
         if name not in quantized:
             quantized[name] = _activation(model, layer.activation, calibration.range_of(name, layer.name))
-        _rewrite(model, layer, quantized[name], calibration.means[name])
+        _rewrite(model, layer, quantized[name], calibration.means[name], 2 ** (weight_bits - 1) - 1)
     ir.passes.common.RemoveUnusedNodesPass()(model)
 
 
-def scales_of(layer: Layer) -> NDArray[np.float32]:
+def scales_of(layer: Layer, levels: int) -> NDArray[np.float32]:
     """A scale for each output channel; 1 for a channel that is zero throughout."""
     largest = np.abs(layer.matrix()).max(axis=1)
-    return np.where(largest > 0, largest / _STEPS, 1).astype(np.float32)
+    return np.where(largest > 0, largest / levels, 1).astype(np.float32)
 
 
 def _activation(model: ir.Model, value: ir.Value, wanted: Range) -> ir.Value:
@@ -64,10 +64,10 @@ def _activation(model: ir.Model, value: ir.Value, wanted: Range) -> ir.Value:
     return back.outputs[0]
 
 
-def _rewrite(model: ir.Model, layer: Layer, x: ir.Value, mean: NDArray[np.float64]) -> None:
-    node, name, weight, scales = layer.node, layer.name, layer.array, scales_of(layer)
+def _rewrite(model: ir.Model, layer: Layer, x: ir.Value, mean: NDArray[np.float64], levels: int) -> None:
+    node, name, weight, scales = layer.node, layer.name, layer.array, scales_of(layer, levels)
     along = scales.reshape([-1 if axis == layer.outputs else 1 for axis in range(weight.ndim)])
-    integers = np.clip(np.round(weight / along), -_STEPS, _STEPS).astype(np.int8)
+    integers = np.clip(np.round(weight / along), -levels, levels).astype(np.int8)
     inputs = [
         add_constant(model, f"{name}_quantized", integers),
         add_constant(model, f"{name}_scales", scales),
