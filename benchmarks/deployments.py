@@ -21,32 +21,28 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
-from acdc_export import Blocks, Unstructured, config, engines, machine, models, trial
-from acdc_export.data import Data
+from acdc_export import Blocks, Unstructured, machine, models, trial
 from acdc_export.errors import AcdcExportError
 from acdc_export.evidence import latency
 from acdc_export.evidence.latency import Plan
-from acdc_export.pair import Half, Pair
-from acdc_export.progress import SILENT, Terminal
-from acdc_export.trial import Deployment, Integers, Trial, lowering
+from acdc_export.pair import Pair
+from acdc_export.progress import Terminal
 
-from . import families
+from . import arms, families
 from .networks import resnet50
 
 PAIRS = Path("runs") / "deployments"
 RESULTS = Path(__file__).parent / "results" / "deployments.json"
 PLAN = Plan(budget=3600.0, most=10, launch=6.0)
-CALIBRATED = 64  # samples
 DENSE = ("cpu", "cpu-int8", "onnxruntime", "onnxruntime-int8", "openvino", "openvino-default", "openvino-int8")
 SPARSE = ("cpu", "cpu-int8")
 REFERENCE = "dense, onnxruntime"
@@ -93,26 +89,26 @@ def main() -> None:
 def measure(name: str) -> dict[str, Any]:
     """All arms of a network in turns."""
     progress, skipped = Terminal(), {}
-    arms: dict[str, latency.Open] = {}
+    opens: dict[str, latency.Open] = {}
     with tempfile.TemporaryDirectory() as folder:
-        for at, (title, pair) in enumerate(_pairs(name).items()):
+        for at, (title, pair) in enumerate(pairs(name).items()):
             where = Path(folder) / str(at)
             where.mkdir()
-            integers = _integers(pair, where)
+            integers = arms.integers(pair, where)
             wanted = [("sparse", one) for one in SPARSE] + [("dense", one) for one in (DENSE if at == 0 else ())]
             for half, deployment in wanted:
                 arm = f"{title}, {deployment}" if half == "sparse" else f"dense, {deployment}"
                 try:
-                    arms[arm] = _lowered(pair, half, deployment, integers, where)  # type: ignore[arg-type]
+                    opens[arm] = arms.lower(pair, half, deployment, integers, where)  # type: ignore[arg-type]
                     progress.say(f"{name}: {arm} is ready.")
                 except AcdcExportError as error:
                     skipped[arm] = error.message
-        first = {REFERENCE: arms.pop(REFERENCE)}
+        first = {REFERENCE: opens.pop(REFERENCE)}
         cpus = machine.describe().cpus
         inputs = {key: array[:1] for key, array in pair.reference.inputs.items()}
         with progress.task(name, PLAN.most) as advance:
             taken = latency.measure(
-                {**first, **arms}, inputs, batch_size=1, plan=PLAN, cpus=cpus, advance=lambda seconds: advance()
+                {**first, **opens}, inputs, batch_size=1, plan=PLAN, cpus=cpus, advance=lambda seconds: advance()
             )
     found = taken.seen()
     dense = [arm for arm in taken.arms if arm.startswith("dense, ")]
@@ -138,7 +134,7 @@ def _ends(ratio: Any) -> list[float]:
     return [ratio.value, ratio.low, ratio.high]
 
 
-def _pairs(name: str) -> dict[str, Pair]:
+def pairs(name: str) -> dict[str, Pair]:
     """A pair for each pattern, of the same dense weights, made once."""
     make, take, patterns = NETWORKS[name]
     found = {}
@@ -153,73 +149,24 @@ def _pairs(name: str) -> dict[str, Pair]:
     return found
 
 
-def _deployment(name: str) -> Deployment:
-    target, _, precision = name.partition("-")
-    definition = config.load_target(target)
-    return Deployment(engines.Seat(definition, engines.ensure(definition)), precision or "fp32")
-
-
-def _integers(pair: Pair, folder: Path) -> Integers:
-    """Calibrated on samples like those of the pair."""
-    random = np.random.default_rng(0)
-    samples = {}
-    for spec in pair.record.inputs:
-        shape = spec.at(CALIBRATED)
-        known = pair.reference.inputs[spec.name]
-        samples[spec.name] = (
-            random.standard_normal(shape, dtype=np.float32)
-            if known.dtype.kind == "f"
-            else random.choice(known.reshape(-1), shape)
-        )
-    data = Data.of([(samples, np.zeros(CALIBRATED, dtype=np.int64))])
-    return trial.prepare(
-        pair, data, _deployment("onnxruntime"), folder, machine.describe(), SILENT, schemes=["convinteger"]
-    )
-
-
-def _trial(pair: Pair, deployment: Deployment, integers: Integers | None, folder: Path) -> Trial:
-    return Trial(
-        pair=pair,
-        deployment=deployment,
-        controls=(),
-        asked_controls=(),
-        machine=machine.describe(),
-        batch_sizes=(1,),
-        gated=1,
-        folder=folder,
-        scratch=folder,
-        progress=SILENT,
-        gates=(),
-        integers=integers,
-    )
-
-
-def _lowered(pair: Pair, half: Half, name: str, integers: Integers, folder: Path) -> latency.Open:
-    """How to open a half in a deployment, once it has been found that it can be."""
-    made = _trial(pair, _deployment(name), integers if name.endswith("int8") else None, folder)
-    path = lowering.lower(made, half, folder / f"{half}-{name}")[1].path
-    open_it = partial(made.open, path, 1)
-    with closing(open_it()) as engine:
-        engine.run(made.inputs(1))
-    return open_it
-
-
 # ---------------------------------------------------------------------------------------------------------- the export
 
 
 def print_export() -> None:
     """What exporting a ResNet-50 in int8 takes: calibration, lowering, structure and parity of both halves."""
-    pair = next(iter(_pairs("resnet50").values()))
+    pair = next(iter(pairs("resnet50").values()))
     with tempfile.TemporaryDirectory() as folder, _peak() as peak:
         where = Path(folder)
         for part in ("model", "evidence"):
             (where / part).mkdir()
         start = time.monotonic()
-        integers = _integers(pair, where)
+        integers = arms.integers(pair, where)
         calibrated = time.monotonic() - start
-        trial.examine(_trial(pair, _deployment("cpu-int8"), integers, where), 0.05)
+        trial.examine(arms.trial_of(pair, "cpu-int8", integers, where), 0.05)
         seconds = time.monotonic() - start
-    print(f"{seconds:.0f} s, {calibrated:.0f} s of them calibration on {CALIBRATED} images; {peak[0] / 1e9:.2f} GB")
+    print(
+        f"{seconds:.0f} s, {calibrated:.0f} s of them calibration on {arms.CALIBRATED} images; {peak[0] / 1e9:.2f} GB"
+    )
 
 
 @contextmanager

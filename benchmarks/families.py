@@ -4,9 +4,10 @@
     python -m benchmarks.families resnet50 vgg16    these, measured anew, and the table
 
 Weights are random, and nine of ten in each layer zero in the sparse half, by magnitude: latency is the same as of
-trained ones. Three arms alternate, at batch 1: the sparse half as `cpu` lowers it, its dense twin so lowered, and the
-sparse half's weights in the graph that torch's older exporter writes, unlowered. torchvision's networks need
-requirements-vision.txt and BERT requirements-frameworks.txt, which is to say two environments, with one command each.
+trained ones. Five arms alternate, at batch 1: the sparse half as `cpu` lowers it, its dense twin so lowered, both in
+integers, and the sparse half's weights in the graph that torch's older exporter writes, unlowered. The ratios are times
+of the other arms over the sparse half's. torchvision's networks need requirements-vision.txt and BERT
+requirements-frameworks.txt, which is to say two environments, with one command each.
 
 Pairs stay in runs/families; results/families.json gets a family when it is measured.
 """
@@ -19,6 +20,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable
+from contextlib import closing
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -30,20 +32,27 @@ from safetensors.torch import load_file
 from torch import nn
 
 from acdc_export import Blocks, Unstructured, graph, machine, models
-from acdc_export.config import load_target
-from acdc_export.engines import ensure, open_engine
 from acdc_export.evidence import latency
 from acdc_export.evidence.latency import Plan
 from acdc_export.history import PhaseRecord
-from acdc_export.pair import Pair
+from acdc_export.pair import Half, Pair
 from acdc_export.training.to_onnx import write_pair
+
+from . import arms
 
 PAIRS = Path("runs") / "families"
 RESULTS = Path(__file__).parent / "results" / "families.json"
 SPARSITY = 0.9
 TORCHSCRIPT_OPSET = 14
-PLAN = Plan(budget=3600.0, most=4, launch=2.0)  # loading takes up to a minute
-ARMS = ("sparse", "dense", "torchscript")
+PLAN = Plan(budget=3600.0, most=6, launch=3.0)  # loading takes up to a minute
+CALIBRATED = 16  # samples
+HALVES: dict[str, tuple[Half, str]] = {
+    "sparse": ("sparse", "cpu"),
+    "dense": ("dense", "cpu"),
+    "sparse int8": ("sparse", "cpu-int8"),
+    "dense int8": ("dense", "cpu-int8"),
+}
+ARMS = (*HALVES, "torchscript")
 
 
 def main() -> None:
@@ -57,7 +66,7 @@ def main() -> None:
         if not importlib.util.find_spec(package):
             print(f"{name}: {package} is not installed here", flush=True)
             continue
-        found = measure(_pair(name))
+        found = measure(pair(name))
         RESULTS.write_text(json.dumps({**_read(), name: found}, indent=2) + "\n")
         _print(name, found)
     print()
@@ -152,7 +161,7 @@ def pair_of(
     )
 
 
-def _pair(name: str) -> Pair:
+def pair(name: str) -> Pair:
     """The family's pair, with TorchScript's graph of its sparse half beside it, made once."""
     path = PAIRS / name
     script = path.with_name(f"{name}-torchscript.onnx")
@@ -200,40 +209,30 @@ class _Told:
 
 def measure(pair: Pair) -> dict[str, Any]:
     """What the engine takes of the pair, how far its outputs are from PyTorch's, and how its arms compare."""
-    target, cpus = load_target("cpu"), machine.describe().cpus
-    environment = ensure(target)
+    cpus = machine.describe().cpus
     inputs = {name: array[:1] for name, array in pair.reference.inputs.items()}
-    settings = target.graph
     with tempfile.TemporaryDirectory() as folder:
-        paths = {half: Path(folder) / f"{half}.onnx" for half in ("sparse", "dense")}
-        for half, path in paths.items():
-            graph.lower(
-                pair.path / f"{half}.onnx",
-                path,
-                passes=settings.passes,
-                batch_size=1,
-                ir_version=settings.ir_version,
-                opset=settings.opset,
-            )
-        paths["torchscript"] = pair.path.with_name(f"{pair.path.name}-torchscript.onnx")
+        where = Path(folder)
+        integers = arms.integers(pair, where, CALIBRATED)
+        opens = {arm: arms.lower(pair, *HALVES[arm], integers, where) for arm in HALVES}
+        floats = arms.trial_of(pair, "cpu", integers, where)
+        opens["torchscript"] = partial(floats.open, pair.path.with_name(f"{pair.path.name}-torchscript.onnx"), 1)
         said: dict[str, dict[str, Any]] = {arm: {} for arm in ARMS}
-
-        def launch(path: Path, wait: bool = True) -> Any:
-            return open_engine(target, environment, path, batch_size=1, threads=len(cpus), cpus=cpus, wait=wait)
-
-        def told(arm: str) -> Any:
-            return _Told(launch(paths[arm], wait=False), inputs, said[arm])
-
-        arms: dict[str, Callable[[], Any]] = {arm: partial(told, arm) for arm in ARMS}
-        found = latency.measure(arms, inputs, batch_size=1, plan=PLAN, cpus=cpus).seen()
+        found = latency.measure(
+            {arm: partial(_told, opens[arm], inputs, said[arm]) for arm in ARMS},
+            inputs,
+            batch_size=1,
+            plan=PLAN,
+            cpus=cpus,
+        ).seen()
 
         def fraction(path: Path) -> float:
-            with launch(path) as engine:
+            with closing(floats.open(path, 1)) as engine:
                 return float(engine.info()["supported_ops"])
 
         missing = []
         if said["sparse"]["supported_ops"] < 1.0:
-            missing = graph.unsupported(paths["sparse"], Path(folder), fraction)
+            missing = graph.unsupported(where / "sparse-cpu-b1.onnx", where, fraction)
     expected = {"sparse": pair.reference.sparse, "dense": pair.reference.dense, "torchscript": pair.reference.sparse}
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -242,12 +241,17 @@ def measure(pair: Pair) -> dict[str, Any]:
         "torch": torch.__version__,
         "supported_ops": {arm: said[arm]["supported_ops"] for arm in ARMS},
         "unsupported": missing,
-        "difference": {arm: _difference(said[arm]["logits"], expected[arm]["logits"][:1]) for arm in ARMS},
+        "difference": {arm: _difference(said[arm]["logits"], logits["logits"][:1]) for arm, logits in expected.items()},
         "p50": {arm: found.arms[arm].p50 for arm in ARMS},
         "ratios": {arm: [ratio.value, ratio.low, ratio.high] for arm, ratio in found.ratios.items()},
         "launches": found.launches,
         "rounds": found.rounds,
+        "notes": latency.notes(found),
     }
+
+
+def _told(open_it: latency.Open, inputs: dict[str, Any], said: dict[str, Any]) -> Any:
+    return _Told(open_it(), inputs, said)
 
 
 def _difference(got: Any, expected: Any) -> float:
@@ -256,13 +260,10 @@ def _difference(got: Any, expected: Any) -> float:
 
 
 def _print(name: str, found: dict[str, Any]) -> None:
-    own, script = found["supported_ops"]["sparse"], found["supported_ops"]["torchscript"]
-    ratios = [f"{value:5.2f} [{low:.2f}, {high:.2f}]" for value, low, high in map(found["ratios"].get, ARMS[1:])]
-    print(
-        f"{name:20} on the sparse path {own:.4f} (TorchScript's {script:.4f})  {found['p50']['sparse']:8.2f} ms  "
-        f"twin / sparse {ratios[0]}  TorchScript's / ours {ratios[1]}  {' '.join(found['unsupported'])}",
-        flush=True,
-    )
+    own, integer, script = (found["supported_ops"][arm] for arm in ("sparse", "sparse int8", "torchscript"))
+    ratios = ["{:.2f} [{:.2f}, {:.2f}]".format(*found["ratios"][arm]) for arm in ARMS[1:]]
+    cells = [name, f"{own:.2f}", f"{integer:.2f}", f"{script:.2f}", f"{found['p50']['sparse']:.1f}", *ratios]
+    print(f"| {' | '.join(cells)} | {' '.join(found['unsupported'])}", flush=True)
 
 
 def _read() -> dict[str, Any]:

@@ -1,0 +1,76 @@
+"""A half of a pair in a deployment, as an arm of a measurement: `cpu`, `cpu-int8`, `onnxruntime-int8` and so on."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from acdc_export import config, engines, machine, trial
+from acdc_export.data import Data
+from acdc_export.evidence import latency
+from acdc_export.pair import Half, Pair
+from acdc_export.progress import SILENT
+from acdc_export.trial import Deployment, Integers, Trial, lowering
+
+CALIBRATED = 64  # samples
+
+
+def integers(pair: Pair, folder: Path, samples: int = CALIBRATED) -> Integers:
+    """A pair calibrated on samples like those in it, which is enough for speed."""
+    random = np.random.default_rng(0)
+    made = {}
+    for spec in pair.record.inputs:
+        shape = spec.at(samples)
+        known = pair.reference.inputs[spec.name]
+        made[spec.name] = (
+            random.standard_normal(shape, dtype=np.float32)
+            if known.dtype.kind == "f"
+            else random.choice(known.reshape(-1), shape)
+        )
+    data = Data.of([(made, np.zeros(samples, dtype=np.int64))])
+    return trial.prepare(
+        pair, data, deployment("onnxruntime"), folder, machine.describe(), SILENT, schemes=["convinteger"]
+    )
+
+
+def deployment(name: str) -> Deployment:
+    """By its name, which is `TARGET` or `TARGET-PRECISION`."""
+    target, _, precision = name.partition("-")
+    definition = config.load_target(target)
+    return Deployment(engines.Seat(definition, engines.ensure(definition)), precision or "fp32")
+
+
+def trial_of(pair: Pair, name: str, integers: Integers | None, folder: Path) -> Trial:
+    """At batch 1, with nothing judged."""
+    return Trial(
+        pair=pair,
+        deployment=deployment(name),
+        controls=(),
+        asked_controls=(),
+        machine=machine.describe(),
+        batch_sizes=(1,),
+        gated=1,
+        folder=folder,
+        scratch=folder,
+        progress=SILENT,
+        gates=(),
+        integers=integers if name.endswith("int8") else None,
+    )
+
+
+def lower(pair: Pair, half: Half, name: str, integers: Integers | None, folder: Path) -> latency.Open:
+    """How to open a half in a deployment, once it has been found that it can be.
+
+    Raises:
+        GraphError: it can't be lowered.
+        EngineError: the runtime doesn't take it.
+    """
+    made = trial_of(pair, name, integers, folder)
+    path = lowering.lower(made, half, folder / f"{half}-{name}")[1].path
+    open_it = partial(made.open, path, 1)
+    with closing(open_it()) as engine:
+        engine.run(made.inputs(1))
+    return open_it
