@@ -110,6 +110,14 @@ def operators(path: Path) -> list[str]:
     return [node.op_type for node in onnx.load(path).graph.node]
 
 
+def off(source: Path, done: graph.Lowered, x: np.ndarray) -> float:
+    """How far integers, computed exactly, are from the floats: at most, as a share of the largest output."""
+    path = done.path.with_name("exact.onnx")
+    exact.write(done.path, path)
+    wanted, found = run(source, x)["logits"], run(path, x)["logits"]
+    return float(np.abs(found - wanted).max() / np.abs(wanted).max())
+
+
 # ------------------------------------------------------------------------------------------------ equalization
 
 
@@ -234,10 +242,7 @@ def test_integers_are_near_the_floats_and_keep_every_zero(tmp_path: Path, groups
     for before, after in zip(done.canonical, done.weights, strict=True):
         assert after.zeros >= before.zeros
         assert after.shape in (before.shape, before.shape[::-1])
-    x = samples(4, seed=9)
-    exact.write(done.path, tmp_path / "exact.onnx")
-    wanted, found = run(source, x)["logits"], run(tmp_path / "exact.onnx", x)["logits"]
-    assert np.abs(found - wanted).max() < 0.05 * np.abs(wanted).max()
+    assert off(source, done, samples(4, seed=9)) < 0.05
 
 
 def test_what_is_led_around_is_read_back_and_not_kept_twice(tmp_path: Path) -> None:
@@ -263,10 +268,7 @@ def test_weights_use_all_of_their_bits_and_no_more(tmp_path: Path, scheme: str, 
     stored = {one.name: numpy_helper.to_array(one) for one in onnx.load(done.path).graph.initializer}
     weights = [array for array in stored.values() if array.dtype == np.int8 and array.ndim > 1]
     assert [int(np.abs(array.astype(int)).max()) for array in weights] == [greatest] * 3
-    x = samples(4, seed=9)
-    exact.write(done.path, tmp_path / "exact.onnx")
-    wanted, found = run(source, x)["logits"], run(tmp_path / "exact.onnx", x)["logits"]
-    assert np.abs(found - wanted).max() < 0.05 * np.abs(wanted).max()
+    assert off(source, done, samples(4, seed=9)) < 0.05
 
 
 def test_a_layer_right_behind_another(tmp_path: Path) -> None:
@@ -278,10 +280,7 @@ def test_a_layer_right_behind_another(tmp_path: Path) -> None:
     onnx.save(onnx.shape_inference.infer_shapes(model), source)
     done = graph.lower(source, tmp_path / "out.onnx", passes=(), batch_size=4, quantization=quantized(source, tmp_path))
     assert operators(done.path).count("ConvInteger") == 2
-    x = samples()
-    exact.write(done.path, tmp_path / "exact.onnx")
-    wanted, found = run(source, x)["logits"], run(tmp_path / "exact.onnx", x)["logits"]
-    assert np.abs(found - wanted).max() < 0.1 * np.abs(wanted).max()
+    assert off(source, done, samples()) < 0.1
 
 
 @pytest.mark.parametrize("scheme", ["convinteger", "qdq"])
