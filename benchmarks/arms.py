@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import closing
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,19 +19,24 @@ from acdc_export.trial import Deployment, Integers, Trial, lowering
 CALIBRATED = 64  # samples
 
 
-def integers(pair: Pair, folder: Path, samples: int = CALIBRATED) -> Integers:
-    """A pair calibrated on samples like those in it, which is enough for speed."""
+def samples(pair: Pair, count: int = CALIBRATED) -> list[tuple[dict[str, Any], Any]]:
+    """A batch of samples like those in a pair, to calibrate it with: for speed that is enough."""
     random = np.random.default_rng(0)
     made = {}
     for spec in pair.record.inputs:
-        shape = spec.at(samples)
+        shape = spec.at(count)
         known = pair.reference.inputs[spec.name]
         made[spec.name] = (
             random.standard_normal(shape, dtype=np.float32)
             if known.dtype.kind == "f"
             else random.choice(known.reshape(-1), shape)
         )
-    data = Data.of([(made, np.zeros(samples, dtype=np.int64))])
+    return [(made, np.zeros(count, dtype=np.int64))]
+
+
+def integers(pair: Pair, folder: Path, count: int = CALIBRATED) -> Integers:
+    """A pair, calibrated on such samples."""
+    data = Data.of(samples(pair, count))
     return trial.prepare(
         pair, data, deployment("onnxruntime"), folder, machine.describe(), SILENT, schemes=["convinteger"]
     )

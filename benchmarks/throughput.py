@@ -1,0 +1,93 @@
+"""One sample after another, or many at once; on one core, or on all: the sparse half in int8 against what is dense.
+
+    python -m benchmarks.throughput resnet50    measured anew, and the table; or digits
+    python -m benchmarks.throughput             the tables of what is there
+
+Each is one export in int8, as `acdc-export --batch-size 1 --batch-size 8 --batch-size 32 --threads 1 --threads 2` makes
+it, with the controls that a bundle has. ResNet-50's weights are random, nine of ten of them zero, as they are in
+benchmarks.deployments; digits is the pair of the pipeline.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from acdc_export import Pair, export, machine
+from acdc_export.progress import Terminal
+from acdc_export.report import to_json
+
+from . import arms, deployments, pairs
+
+RESULTS = Path(__file__).parent / "results" / "throughput.json"
+BATCH_SIZES = (1, 8, 32)
+PAIRS: dict[str, tuple[Callable[[], Pair], float]] = {
+    "digits": (pairs.digits, 60.0),
+    "resnet50": (lambda: deployments.pairs("resnet50")["90 %"], 360.0),
+}
+"""By name: the pair, and the budget in seconds, of which the first combination takes all and each other one half."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("networks", nargs="*", choices=[*PAIRS, []])
+    for name in parser.parse_args().networks:
+        make, budget = PAIRS[name]
+        RESULTS.parent.mkdir(exist_ok=True)
+        RESULTS.write_text(json.dumps({**_read(), name: measure(make(), budget)}, indent=2) + "\n")
+    for name, found in _read().items():
+        _print(name, found)
+
+
+def measure(pair: Pair, budget: float) -> dict[str, Any]:
+    """What the report has on latency, memory and loading, in every combination of batch size and threads."""
+    with tempfile.TemporaryDirectory() as out:
+        report = export(
+            pair,
+            "cpu",
+            precision="int8",
+            calibrate=None if pair.record.pipeline else arms.samples(pair),
+            batch_sizes=BATCH_SIZES,
+            threads={1, len(machine.describe().cpus)},
+            gates=["speedup >= 1"],
+            budget=budget,
+            out=out,
+            progress=Terminal(),
+        ).report
+    content = to_json(report)
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        **{key: content[key] for key in ("machine", "loading", "latency", "notes")},
+    }
+
+
+def _print(name: str, found: dict[str, Any]) -> None:
+    print(f"\n{name}: seconds to load, by batch size: {found['loading']}")
+    print("| batch | threads | arm | p50, ms | p90 | p99 | samples/s | peak MB | times the sparse |")
+    print("|---:|---:|---|---:|---:|---:|---:|---:|---:|")
+    for facts in sorted(found["latency"], key=lambda facts: (facts["batch_size"], facts["threads"])):
+        for arm, of in facts["arms"].items():
+            ratio = facts["ratios"].get(arm)
+            ends = [float(ratio[key]) for key in ("value", "low", "high")] if ratio else []  # infinite ones are text
+            cells = [
+                *(f"{facts[key]}" for key in ("batch_size", "threads")),
+                arm,
+                *("" if of[key] is None else f"{of[key]:.2f}" for key in ("p50", "p90", "p99")),
+                f"{1e3 * facts['batch_size'] / of['p50']:.0f}",
+                f"{of['memory'] / 1e6:.0f}",
+                "{:.2f} [{:.2f}, {:.2f}]".format(*ends) if ends else "",
+            ]
+            print(f"| {' | '.join(cells)} |")
+
+
+def _read() -> dict[str, Any]:
+    return json.loads(RESULTS.read_text()) if RESULTS.exists() else {}  # type: ignore[no-any-return]
+
+
+if __name__ == "__main__":
+    main()
