@@ -62,10 +62,10 @@ def measure(name: str) -> dict[str, list[str]]:
             )
     found = {}
     for precision, deployment in (("float32", "cpu"), ("int8", "cpu-int8")):
-        seen = taken.seen({f"{arm} {deployment}": f"{arm} {deployment}" for arm in ("dense", *DENSE)})
-        ratios = [seen.ratios[f"{title} {deployment}"].inverse() for title in DENSE]
+        seen = taken.seen({f"{arm} {deployment}": arm for arm in ("dense", *DENSE)})
+        ratios = [seen.ratios[title].inverse() for title in DENSE]
         shown = [f"{ratio.value:.2f} [{ratio.low:.2f}, {ratio.high:.2f}]" for ratio in ratios]
-        found[precision] = [f"{seen.arms[f'dense {deployment}'].p50:.1f} ms", *shown]
+        found[precision] = [f"{seen.arms['dense'].p50:.1f} ms", *shown]
     return found
 
 
