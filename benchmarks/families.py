@@ -261,7 +261,10 @@ def _difference(got: Any, expected: Any) -> float:
 
 def _print(name: str, found: dict[str, Any]) -> None:
     own, integer, script = (found["supported_ops"][arm] for arm in ("sparse", "sparse int8", "torchscript"))
-    ratios = ["{:.2f} [{:.2f}, {:.2f}]".format(*found["ratios"][arm]) for arm in ARMS[1:]]
+    ratios = [
+        "{:.2f} [{:.2f}, {:.2f}]".format(*found["ratios"][arm]) if arm in found["ratios"] else "not measured"
+        for arm in ARMS[1:]
+    ]
     cells = [name, f"{own:.2f}", f"{integer:.2f}", f"{script:.2f}", f"{found['p50']['sparse']:.1f}", *ratios]
     print(f"| {' | '.join(cells)} | {' '.join(found['unsupported'])}", flush=True)
 
