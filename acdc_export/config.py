@@ -175,6 +175,8 @@ class Graph:
     passes: tuple[str, ...]
     ir_version: Annotated[int, Ge(3), Le(99)] | None = None
     opset: Annotated[int, Ge(7), Le(99)] | None = None  # the newest one it takes
+    # Batch sizes that suit it, with their multiples. Another one is run in such parts where that is found to be faster.
+    parts: tuple[Positive, ...] = ()
     # The form of its integers: a scheme of `graph.quantize`, or "runtime", what `build` in engine.py makes of float32.
     int8: Literal["convinteger", "qdq", "runtime"] | None = None
 
@@ -373,6 +375,8 @@ def _target_problems(table: Table, folder: Path) -> list[str]:
     for name in _texts(table, "graph.passes"):
         if name not in pass_names():
             problems.append(f"graph.passes: unknown pass '{name}'{nearest(name, pass_names())}")
+    if _at(table, "graph.parts") and "static_batch" not in _texts(table, "graph.passes"):
+        problems.append("graph.parts: without the pass 'static_batch' a graph takes any batch as it is")
     for name in _texts(table, "parity"):
         if name not in PRECISIONS:
             problems.append(f"parity: graphs can't be lowered to '{name}', only to {', '.join(PRECISIONS)}")

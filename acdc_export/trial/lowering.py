@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from ..config import Target
 from ..errors import GraphError
 from ..evidence import batches
 from ..pair import Half
+from . import parts
 from .setup import Deployment, Trial
 
 RUNTIME = "runtime"
@@ -25,6 +26,7 @@ class Deployed:
     files: tuple[Path, ...]  # that, and what belongs to it
     lowered: graph.Lowered  # the ONNX that it is, or was built from
     built: graph.Step | None = None  # zeros of what the runtime built, where it tells
+    part: int | None = None  # samples in a run of it, where it fixes that: a batch, or a part of it (`parts`)
 
     @property
     def size(self) -> int:
@@ -35,15 +37,29 @@ class Deployed:
 def lower(trial: Trial, half: Half, stem: Path, deployment: Deployment | None = None) -> dict[int, Deployed]:
     """A half for each batch size, as `STEM-bN.*` where the target fixes it; otherwise one `STEM.*` for all.
 
+    A batch size that doesn't suit the target's engine is lowered for those parts in which it is run fastest.
+
     Raises:
         GraphError: it can't be lowered for the target.
-        EngineError: the runtime can't build it.
+        EngineError: the runtime can't build it, or be opened to find the fastest parts.
     """
     where = deployment or trial.deployment
-    write = partial(_lower, trial, half, where)
     if is_static(where.target):
-        return {size: write(stem.with_name(f"{stem.name}-b{size}"), size) for size in trial.batch_sizes}
-    return dict.fromkeys(trial.batch_sizes, write(stem, trial.gated))
+        return {size: _in_parts(trial, half, where, stem, size) for size in trial.batch_sizes}
+    return dict.fromkeys(trial.batch_sizes, _lower(trial, half, where, stem, trial.gated))
+
+
+def _in_parts(trial: Trial, half: Half, where: Deployment, stem: Path, batch_size: int) -> Deployed:
+    name = f"{stem.name}-b{batch_size}"
+    best, *others = parts.candidates(batch_size, where.target.graph.parts)
+    if others:
+        trial.progress.say(f"Finding out in which parts {where.name} runs batches of {batch_size} fastest ({half}).")
+        arms = {}
+        for part in (best, *others):
+            model = _lower(trial, half, where, trial.scratch / f"{name}-{where.name}-in-{part}", part).path
+            arms[part] = partial(trial.open, model, batch_size, where)
+        best = parts.fastest(arms, trial.inputs(batch_size), batch_size)
+    return replace(_lower(trial, half, where, stem.with_name(name), best), part=best)
 
 
 def is_static(target: Target) -> bool:

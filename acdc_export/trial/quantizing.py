@@ -119,8 +119,9 @@ def exact(trial: Trial, models: dict[tuple[Half, int], Deployed]) -> dict[tuple[
     for (half, size), model in models.items():
         path = trial.scratch / f"exact-{half}-{size}.onnx"
         quantize.exact.write(model.path, path)
-        with closing(trial.open(path, size, trial.integers.floats)) as engine:
-            found[half, size] = batches.run(engine, trial.pair.reference.inputs, size)
+        rows = model.part or size
+        with closing(trial.open(path, rows, trial.integers.floats)) as engine:
+            found[half, size] = batches.run(engine, trial.pair.reference.inputs, rows)
     return found
 
 

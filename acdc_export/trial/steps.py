@@ -67,7 +67,11 @@ def examine(trial: Trial, alpha: float) -> Examined:
         accuracy=ran.accuracy,
         quantization=ran.quantization,
         loading=ran.loading,
-        notes=(*_fast_path_notes(found), *_integer_notes(trial, models, ran.accuracy, ran.quantization)),
+        notes=(
+            *_part_notes(models),
+            *_fast_path_notes(found),
+            *_integer_notes(trial, models, ran.accuracy, ran.quantization),
+        ),
     )
 
 
@@ -194,6 +198,17 @@ def structure(
         dense_supported_ops=info["dense"].get("supported_ops"),
         unsupported=tuple(unsupported),
     )
+
+
+def _part_notes(models: Mapping[tuple[Half, int], Deployed]) -> list[str]:
+    """Where a batch is not run at once."""
+    notes = []
+    for (half, size), model in models.items():
+        part = model.part or size
+        if part != size:
+            filled = ", filled up" if size % part else ""
+            notes.append(f"Batch {size}: the {half} half is run in parts of {part}{filled}, which is faster.")
+    return notes
 
 
 def _fast_path_notes(found: Structure) -> list[str]:

@@ -1,10 +1,16 @@
 """DeepSparse as an engine; docs/engine-protocol.md says what `load` and `Model` owe to the worker."""
 
+import logging
 import os
 
 import deepsparse
 import onnx
 from deepsparse.cpu import cpu_architecture
+from deepsparse.utils import join_engine_outputs, split_engine_inputs
+
+logging.getLogger("deepsparse.engine").setLevel(logging.ERROR)  # it warns of `batch_size=None`
+
+OPEN = 2**32 - 1  # how it shows a batch size that a graph leaves open: -1, without a sign
 
 
 def load(model, batch_size, threads, precision):
@@ -12,12 +18,17 @@ def load(model, batch_size, threads, precision):
     # ways to multiply integers. The fast one adds pairs of products in 16 bits: enough where weights have 7 bits.
     if precision == "int8" and not cpu_architecture().vnni and greatest_weight(model) < 64:
         os.environ["NM_FAST_VNNI_EMULATION"] = "1"
-    return Model(deepsparse.Engine(model, batch_size=batch_size, num_cores=threads))
+    # None: that of the graph, which may be a part of a batch ([graph] parts in target.toml).
+    engine = deepsparse.Engine(model, batch_size=None, num_cores=threads)
+    if engine.input_shapes[0][0] == OPEN:  # in a target of one's own, without the pass `static_batch`
+        engine = deepsparse.Engine(model, batch_size=batch_size, num_cores=threads)
+    return Model(engine, batch_size)
 
 
 class Model:
-    def __init__(self, engine):
-        self.engine = engine
+    def __init__(self, engine, batch_size):
+        self.engine, self.batch_size = engine, batch_size
+        self.part = engine.input_shapes[0][0]
 
     def info(self):
         cpu = cpu_architecture()
@@ -29,18 +40,25 @@ class Model:
         }
 
     def run(self, inputs):
-        outputs = self.engine.run(self._in_order(inputs), val_inp=False)
-        return dict(zip(self.engine.output_names, outputs))
+        return dict(zip(self.engine.output_names, self.prepare(inputs)()))
 
     def prepare(self, inputs):
         arrays = self._in_order(inputs)
-        return lambda: self.engine.run(arrays, val_inp=False)
+        if self.part == self.batch_size:
+            return lambda: self.engine.run(arrays, val_inp=False)
+        return lambda: self._run_in_parts(arrays)
+
+    def _run_in_parts(self, arrays):
+        # The last part is filled up with copies.
+        parts, rows = split_engine_inputs(arrays, self.part)
+        return join_engine_outputs([self.engine.run(part, val_inp=False) for part in parts], rows)
 
     def _in_order(self, inputs):
         # Its own check looks at the batch size only.
-        for name, shape in zip(self.engine.input_names, self.engine.input_shapes):
-            if inputs[name].shape != tuple(shape):
-                raise ValueError(f"'{name}' has shape {inputs[name].shape}, and the model takes {tuple(shape)}")
+        for name, (_, *sample) in zip(self.engine.input_names, self.engine.input_shapes):
+            shape = (self.batch_size, *sample)
+            if inputs[name].shape != shape:
+                raise ValueError(f"'{name}' has shape {inputs[name].shape}, and the model takes {shape}")
         return [inputs[name] for name in self.engine.input_names]
 
 

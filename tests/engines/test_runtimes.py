@@ -169,6 +169,37 @@ def test_wrong_inputs_are_refused(engine: Worker, model: Model) -> None:
     np.testing.assert_allclose(engine.run({"x": model.x})["logits"], model.expected(), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("batch_size", [1, 2 * BATCH, 2 * BATCH + 1])
+def test_a_batch_in_parts(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, batch_size: int) -> None:
+    """DeepSparse gets a graph for parts of a batch, or for more than one; the last part is filled up."""
+    random = np.random.default_rng(0)
+    matrix = random.normal(size=(12, 10)).astype(np.float32)
+    x = random.normal(size=(batch_size, 3, 2, 2)).astype(np.float32)
+    nodes = [  # the batch size is in the graph itself, not only in what it takes
+        helper.make_node("Reshape", ["x", "shape"], ["flat"]),
+        helper.make_node("MatMul", ["flat", "matrix"], ["logits"]),
+    ]
+    constants = {"shape": np.array([BATCH, 12]), "matrix": matrix}
+    save(nodes, (BATCH, 3, 2, 2), (BATCH, 10), constants, tmp_path / "model.onnx")
+    runtime, core = installed("cpu", tmp_path_factory), max(os.sched_getaffinity(0))
+    with open_engine(*runtime, tmp_path / "model.onnx", batch_size=batch_size, threads=1, cpus=[core]) as engine:
+        expected = x.reshape(batch_size, 12) @ matrix
+        np.testing.assert_allclose(engine.run({"x": x})["logits"], expected, rtol=1e-5, atol=1e-5)
+        assert (engine.time({"x": x}, 2).nanoseconds > 0).all()
+        with pytest.raises(ModelRefused, match="has shape"):
+            engine.run({"x": np.concatenate([x, x])})
+
+
+def test_an_open_batch_size(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> None:
+    """As DeepSparse gets it in a target of one's own, without the pass that fixes it."""
+    constants = {"matrix": np.eye(3, 5, dtype=np.float32)}
+    save([helper.make_node("MatMul", ["x", "matrix"], ["logits"])], ("n", 3), ("n", 5), constants, tmp_path / "m.onnx")
+    runtime, core = installed("cpu", tmp_path_factory), max(os.sched_getaffinity(0))
+    with open_engine(*runtime, tmp_path / "m.onnx", batch_size=2, threads=1, cpus=[core]) as engine:
+        x = np.arange(6, dtype=np.float32).reshape(2, 3)
+        np.testing.assert_allclose(engine.run({"x": x})["logits"], x @ constants["matrix"])
+
+
 def test_what_is_no_model_is_refused_in_one_line(start: Callable[[Path], Worker], tmp_path: Path) -> None:
     (tmp_path / "broken.onnx").write_bytes(b"no protobuf at all")
     with pytest.raises(ModelRefused) as caught:
