@@ -26,7 +26,8 @@ OPTIMIZERS = {
 
 def network(seed=0):
     torch.manual_seed(seed)
-    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(16, 3))
+    # A bias before BatchNorm has no gradient but rounding errors, of which some optimizers make whole steps.
+    return nn.Sequential(nn.Conv2d(1, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(16, 3))
 
 
 def batches(epoch):
@@ -179,7 +180,7 @@ def test_clipping_and_accumulation_see_masked_gradients():
                 assert weight.grad[~zero].any()
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1e-3)
         alive = [weight.grad[~zero] for weight, zero in dead] if epoch.kind == "sparse" else []
-        others = [model[0].bias.grad, model[1].weight.grad, model[1].bias.grad, model[4].bias.grad]
+        others = [model[1].weight.grad, model[1].bias.grad, model[4].bias.grad]
         if epoch.kind == "sparse":
             expected = 1e-3 / norm  # what is left after clipping has the norm asked for, without the masked ones
             assert expected < 1
