@@ -18,7 +18,7 @@ def main() -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as out:
         report = export(pairs.digits(), "cpu", batch_sizes=BATCH_SIZES, out=out, progress=Terminal()).report
     print(f"{'batch':>5}  {'arm':<20}{'p50 ms':>9}  over sparse, with 95 % interval")
-    for facts in report.latency.values():
+    for facts in sorted(report.latency, key=lambda facts: facts.batch_size):
         for name, arm in facts.arms.items():
             ratio = facts.ratios.get(name)
             shown = f"{ratio.value:.2f} [{ratio.low:.2f}, {ratio.high:.2f}]" if ratio else ""

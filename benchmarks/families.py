@@ -270,7 +270,7 @@ def _print(name: str, found: dict[str, Any]) -> None:
 
 
 def _read() -> dict[str, Any]:
-    return json.loads(RESULTS.read_text()) if RESULTS.exists() else {}  # type: ignore[no-any-return]
+    return dict(json.loads(RESULTS.read_text())) if RESULTS.exists() else {}
 
 
 if __name__ == "__main__":

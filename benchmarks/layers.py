@@ -17,6 +17,7 @@ torchvision's networks need requirements-vision.txt.
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -43,8 +44,7 @@ KINDS = {
 REST = "the rest"
 
 PROFILE = """
-import json, os, sys
-os.environ["NM_DISABLE_ANALYTICS"] = "True"  # read when it is imported
+import json, sys
 import numpy as np
 from deepsparse import Engine, model_debug_analysis
 model, cores = sys.argv[1], int(sys.argv[2])
@@ -74,7 +74,8 @@ def kind_of(layer: str) -> str:
 
 def measure(pair: Pair) -> dict[Half, list[tuple[str, float]]]:
     """By half, its layers in order, with the milliseconds that each takes."""
-    python = arms.deployment("cpu").seat.environment.python
+    deployment = arms.deployment("cpu")
+    python, environment = deployment.seat.environment.python, {**os.environ, **deployment.target.runtime.variables}
     taken: dict[Half, list[Any]] = {half: [] for half in HALVES}
     with tempfile.TemporaryDirectory() as folder:
         where = Path(folder)
@@ -82,8 +83,8 @@ def measure(pair: Pair) -> dict[Half, list[tuple[str, float]]]:
         models = {half: lowering.lower(trial, half, where / half)[1].path for half in HALVES}
         for turn in range(TURNS):
             for half in HALVES[:: 1 if turn % 2 else -1]:
-                command = [python, "-c", PROFILE, models[half], str(len(trial.machine.cpus))]
-                said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+                command = [str(python), "-c", PROFILE, str(models[half]), str(len(trial.machine.cpus))]
+                said = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
                 taken[half].append(json.loads(said.splitlines()[-1]))
     return {
         half: [(layers[0][0], float(np.median([took for _, took in layers]))) for layers in zip(*turns, strict=True)]

@@ -28,7 +28,8 @@ class _Bottleneck(nn.Module):
         self.around = nn.Identity() if before == 4 * width else _convolution(before, 4 * width, 1, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        return (self.inner(x) + self.around(x)).relu()
+        added: Tensor = self.inner(x) + self.around(x)
+        return added.relu()
 
 
 def _convolution(before: int, after: int, size: int, stride: int = 1) -> nn.Sequential:

@@ -155,7 +155,7 @@ def _equal(method: str, name: str) -> int:
     """How many epochs cost what AC/DC's sparse half does, by the FLOPs of the run of 16."""
     runs = {(run["method"], run["pipeline"]): run for run in read()}
     ours, theirs = runs["acdc", name], runs[method, PIPELINES[0] if method == "dense" else name]
-    return max(3, round(theirs["epochs"] * ours["flops"] / theirs["flops"]))
+    return max(3, round(float(theirs["epochs"] * ours["flops"] / theirs["flops"])))
 
 
 @torch.no_grad()

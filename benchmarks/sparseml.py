@@ -12,6 +12,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
@@ -47,9 +48,12 @@ def main() -> None:
         where = Path(folder)
         theirs = export(pair, where / "theirs")
         trial = arms.trial_of(pair, "cpu", None, where)
-        opens = {"ours": arms.lower(pair, "sparse", "cpu", None, where), "theirs": partial(trial.open, theirs, 1)}
+        opens: dict[str, latency.Open] = {
+            "ours": arms.lower(pair, "sparse", "cpu", None, where),
+            "theirs": partial(trial.open, theirs, 1),
+        }
         for title, open_it in opens.items():
-            with open_it() as engine:
+            with closing(open_it()) as engine:
                 print(f"{title}: {engine.info()['supported_ops']:.2f} of the operators on the sparse path")
         (name,) = (spec.name for spec in pair.record.inputs)
         inputs = {name: pair.reference.inputs[name][:1]}

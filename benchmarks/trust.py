@@ -2,11 +2,13 @@
 
     python -m benchmarks.trust --minutes 60                  go on with the trials, for about an hour
     python -m benchmarks.trust --minutes 60 --neighbour      the same beside a process that loads one core in bursts
+    python -m benchmarks.trust --minutes 60 --batch-size 512    on a faster machine, so that a run takes 5 to 10 ms
     python -m benchmarks.trust                               the tables of what is there
 
 Every trial is a check as a user runs it, and adds a line to trust.jsonl; so the trials can be interrupted, and go on
-in another session on the same machine. They are drawn in turn, so that all kinds see the same hours. Bounds are exact
-(Clopper and Pearson 1934), one-sided where a share is asked for at least or at most, each at 95 %.
+at another time. Those of another machine are told apart by its class, as a baseline tells them. They are drawn in turn,
+so that all kinds see the same hours. Bounds are exact (Clopper and Pearson 1934), one-sided where a share is asked for
+at least or at most, each at 95 %.
 """
 
 from __future__ import annotations
@@ -30,13 +32,14 @@ from numpy.typing import ArrayLike
 
 from acdc_export import machine, workflow
 from acdc_export.bundle import Bundle
+from acdc_export.checking.steps import machine_class
 
 from . import pairs
 from .seeded import slowed
 
 TRIALS = Path(__file__).parent / "trust.jsonl"
-BUNDLE = Path(__file__).parent / "results" / "trust" / "digits-cpu"
-BATCH = 128  # the sparse half takes 5 to 10 ms
+BUNDLES = Path(__file__).parent / "results" / "trust"
+BATCH = 128  # the sparse half takes 5 to 10 ms on a processor with AVX2
 KINDS = {"self": (200, 20.0), "slow5": (100, 60.0), "slow3": (100, 60.0)}  # trials wanted, budget of each in seconds
 BESIDE = {**KINDS, "long": (100, 60.0)}  # beside a neighbour also self-tests of the budget that it takes there
 SPREAD = 10  # checks of the bundle's own ratio wanted, without a neighbour
@@ -48,46 +51,52 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=0.0, help="how long to go on with trials")
     parser.add_argument("--neighbour", action="store_true", help="beside a process that loads one core in bursts")
+    parser.add_argument("--batch-size", type=int, default=BATCH, help="samples in a run of the model")
     arguments = parser.parse_args()
     if arguments.minutes:
-        go_on(60 * arguments.minutes, arguments.neighbour)
+        go_on(60 * arguments.minutes, arguments.neighbour, arguments.batch_size)
     trials = read()
-    for neighbour in (False, True):
-        print_tables([trial for trial in trials if trial["neighbour"] == neighbour], neighbour)
+    for where in dict.fromkeys(trial["machine"] for trial in trials):
+        for neighbour in (False, True):
+            print_tables([trial for trial in trials if (trial["machine"], trial["neighbour"]) == (where, neighbour)])
 
 
-def go_on(seconds: float, neighbour: bool) -> None:
+def go_on(seconds: float, neighbour: bool, batch_size: int) -> None:
     """Add trials until the time is over or all are there."""
-    bundle = the_bundle()
+    bundle = the_bundle(batch_size)
+    here: str | None = None  # the class of this machine: its engine tells it with the first trial, a self-test
     end, spread_at = time.monotonic() + seconds, 0.0
     with tempfile.TemporaryDirectory() as folder:
         slow = {f"slow{percent}": slowed(Path(folder) / f"slow{percent}", percent) for percent in (3, 5)}
         while time.monotonic() < end:
-            done = [trial["kind"] for trial in read() if trial["neighbour"] == neighbour]
+            done = [each["kind"] for each in read() if (each["machine"], each["neighbour"]) == (here, neighbour)]
             kinds = BESIDE if neighbour else KINDS
-            shares = {kind: done.count(kind) / wanted for kind, (wanted, _) in kinds.items()}
+            shares = {kind: done.count(kind) / number for kind, (number, _) in kinds.items()}
             kind = min(shares, key=lambda name: shares[name])
-            if time.monotonic() - spread_at > SPREAD_EVERY and not neighbour and done.count("spread") < SPREAD:
+            wanted = here and not neighbour and done.count("spread") < SPREAD
+            if wanted and time.monotonic() - spread_at > SPREAD_EVERY:
                 kind, spread_at = "spread", time.monotonic()
             elif shares[kind] >= 1:
                 break
             with noise() if neighbour else nothing():
                 line = trial(bundle, kind, slow, Path(folder))
+            here = line["machine"]
             with TRIALS.open("a") as file:
                 file.write(json.dumps({"kind": kind, "neighbour": neighbour, **line}) + "\n")
             ratio = f"{line['value']:.4f} [{line['low']:.4f}, {line['high']:.4f}]" if line["value"] else "-"
             print(f"{kind:7} {line['verdict']:12} {ratio}  {line['seconds']:5.1f} s", flush=True)
 
 
-def the_bundle() -> Bundle:
-    """The pair of the pipeline `digits` at batch 128, exported once and then reused."""
-    if not (BUNDLE / "manifest.json").is_file():
+def the_bundle(batch_size: int) -> Bundle:
+    """The pair of the pipeline `digits` at a batch size, exported once and then reused."""
+    path = BUNDLES / str(batch_size) / "digits-cpu"
+    if not (path / "manifest.json").is_file():
         pair = pairs.digits()
         pipeline = workflow.pair_pipeline(pair)
         assert pipeline is not None
-        judging = replace(pipeline.judging, batch_sizes=(BATCH,), gated_batch_size=BATCH)
-        workflow.export(pair, "cpu", judging=judging, out=BUNDLE.parent)
-    return Bundle.load(BUNDLE)
+        judging = replace(pipeline.judging, batch_sizes=(batch_size,), gated_batch_size=batch_size)
+        workflow.export(pair, "cpu", judging=judging, out=path.parent)
+    return Bundle.load(path)
 
 
 def trial(bundle: Bundle, kind: str, slow: dict[str, str], folder: Path) -> dict[str, Any]:
@@ -111,7 +120,8 @@ def trial(bundle: Bundle, kind: str, slow: dict[str, str], folder: Path) -> dict
     steady = found.latency.steadiness
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "processor": machine.describe().processor,
+        "machine": str(machine_class(found.machine, found.new)),
+        "batch size": found.batch_size,
         "verdict": found.verdict,
         "value": measured.value if measured else None,
         "low": measured.low if measured else None,
@@ -159,10 +169,10 @@ def read() -> list[dict[str, Any]]:
     return [json.loads(line) for line in TRIALS.read_text().splitlines()] if TRIALS.exists() else []
 
 
-def print_tables(trials: list[dict[str, Any]], neighbour: bool) -> None:
+def print_tables(trials: list[dict[str, Any]]) -> None:
     if not trials:
         return
-    print(f"\n{'with' if neighbour else 'without'} a noisy neighbour")
+    print(f"\n{trials[0]['machine']}, {'with' if trials[0]['neighbour'] else 'without'} a noisy neighbour")
     kinds = {kind: [trial for trial in trials if trial["kind"] == kind] for kind in (*BESIDE, "spread")}
     for kind in ("self", "long"):
         if not (found := kinds[kind]):
@@ -188,9 +198,9 @@ def print_tables(trials: list[dict[str, Any]], neighbour: bool) -> None:
                 print(f"    the ratio from check to check: median absolute deviation {deviation(ratios):.2f} %")
     usual(kinds)
     if len(found := kinds["spread"]) >= 10:
-        ratios = np.array([trial["value"] for trial in found])
+        speedups = [trial["value"] for trial in found]
         p50 = np.array([trial["p50"]["sparse"] for trial in found])
-        windows = [ratios[at : at + 10] for at in range(len(ratios) - 9)]
+        windows = [speedups[at : at + 10] for at in range(len(found) - 9)]
         spreads = [deviation(window) for window in windows]
         print(f"  the bundle's own speed-up, {len(found)} checks, any ten in a row (half an hour):")
         print(f"    median absolute deviation {np.median(spreads):.2f} %, at most {max(spreads):.2f} %")

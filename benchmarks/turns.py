@@ -22,7 +22,7 @@ LAUNCHES = 20
 
 
 def main() -> dict[str, Any]:
-    bundle, cpus = trust.the_bundle().path, machine.describe().cpus
+    bundle, cpus = trust.the_bundle(trust.BATCH).path, machine.describe().cpus
     contender = prepare(bundle, None, cpus, SILENT, accept_licenses=frozenset(), ask=None)
     arms = {"a": contender.open, "b": contender.open}
     logs: dict[float, list[float]] = {turn: [] for turn in TURNS}

@@ -62,9 +62,10 @@ class Integers:
 
     def quantization(self, half: Half, scheme: str) -> graph.Quantization:
         """How a half is quantized by one of our own schemes."""
-        bits = 7 if scheme == "convinteger" and saturates() else 8  # the other scheme is for GPUs
+        vnni = not saturates()
+        bits = 7 if scheme == "convinteger" and not vnni else 8  # the other scheme is for GPUs
         calibrated = self.halves[half]
-        keep = (*self.keep, *quantize.faster_in_float(calibrated, scheme, self.keep))
+        keep = (*self.keep, *quantize.faster_in_float(calibrated, scheme, self.keep, vnni=vnni))
         return graph.Quantization(calibrated, scheme, keep, weight_bits=bits)
 
 

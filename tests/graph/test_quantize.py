@@ -381,20 +381,20 @@ DEPTHWISE = (16, 3, 16, 0.0)  # 4.5
     ],
 )
 def test_integers_where_they_pay(tmp_path: Path, layers: list[Any], in_float: list[str]) -> None:
-    assert worthwhile.faster_in_float(load(stack(tmp_path / "in.onnx", *layers))) == in_float
+    assert worthwhile.faster_in_float(load(stack(tmp_path / "in.onnx", *layers)), 8) == in_float
 
 
 def test_what_is_led_around_a_layer_joins_its_neighbours(tmp_path: Path) -> None:
     """The first layer's output goes on to the third, too, around the depthwise one."""
     layers = [DENSE_3X3, DEPTHWISE, THIN, DENSE_3X3]
-    assert worthwhile.faster_in_float(load(stack(tmp_path / "in.onnx", *layers))) == ["w1", "w2"]
+    assert worthwhile.faster_in_float(load(stack(tmp_path / "in.onnx", *layers)), 8) == ["w1", "w2"]
     joined = stack(tmp_path / "in.onnx", *layers, around=("r0", "r1"))
-    assert worthwhile.faster_in_float(load(joined)) == ["w1"]
+    assert worthwhile.faster_in_float(load(joined), 8) == ["w1"]
 
 
 def test_a_layer_kept_in_float_is_no_neighbour(tmp_path: Path) -> None:
     source = load(stack(tmp_path / "in.onnx", DENSE_3X3, THIN, DENSE_3X3))
-    assert worthwhile.faster_in_float(source, keep=["w0", "w2"]) == ["w1"]
+    assert worthwhile.faster_in_float(source, 8, keep=["w0", "w2"]) == ["w1"]
 
 
 # ------------------------------------------------------------------------------ integers between Q and DQ, for TensorRT

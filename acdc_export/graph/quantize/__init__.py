@@ -72,11 +72,12 @@ def prepare(source: Path, destination: Path) -> None:
     ir.save(model, destination)
 
 
-def faster_in_float(calibrated: Calibrated, scheme: str, keep: Collection[str]) -> tuple[str, ...]:
+def faster_in_float(calibrated: Calibrated, scheme: str, keep: Collection[str], *, vnni: bool) -> tuple[str, ...]:
     """The layers that integers of a scheme make slower, by their weights' names, where `keep` stay in float anyway."""
     if scheme != "convinteger":
         return ()  # what a GPU gains by them was not measured
-    return tuple(worthwhile.faster_in_float(load(calibrated.prepared), keep))
+    products = worthwhile.PRODUCTS_VNNI if vnni else worthwhile.PRODUCTS
+    return tuple(worthwhile.faster_in_float(load(calibrated.prepared), products, keep))
 
 
 def layer_names(path: Path) -> list[str]:

@@ -15,10 +15,13 @@ from .layers import Layer, find
 
 PRODUCTS = 8.0
 """By weights that are not zero, for each value converted, at which integers begin to pay (docs/performance.md)."""
+PRODUCTS_VNNI = 12.0
+"""The same where a processor has instructions for integers: it has wider ones for floats, too, and these gain more."""
 
 
-def faster_in_float(model: ir.Model, keep: Collection[str] = ()) -> list[str]:
-    """The layers of a model that integers don't pay for, by their weights' names, where `keep` stay in float anyway.
+def faster_in_float(model: ir.Model, products: float, keep: Collection[str] = ()) -> list[str]:
+    """The layers of a model that integers don't pay for, by their weights' names, where `keep` stay in float anyway:
+    those of fewer than so many products for each value converted.
 
     Found one by one, the one with the fewest products for a conversion first, until all that is left pays.
     """
@@ -33,7 +36,7 @@ def faster_in_float(model: ir.Model, keep: Collection[str] = ()) -> list[str]:
         integer = chosen.keys()
         gains = {node: _gain(layer, before[node] & integer, after[node] & integer) for node, layer in chosen.items()}
         worst = min(gains, key=gains.__getitem__)
-        if gains[worst] >= PRODUCTS:
+        if gains[worst] >= products:
             break
         del chosen[worst]
     return [layer.name for layer in everything if layer.node not in chosen and layer.name not in keep]
