@@ -384,6 +384,14 @@ def test_integers_where_they_pay(tmp_path: Path, layers: list[Any], in_float: li
     assert worthwhile.faster_in_float(load(stack(tmp_path / "in.onnx", *layers)), 8) == in_float
 
 
+@pytest.mark.parametrize(("vnni", "in_float"), [(False, ()), (True, ("w0",))])
+def test_where_integers_pay_depends_on_the_processor(tmp_path: Path, vnni: bool, in_float: tuple[str, ...]) -> None:
+    """9 products for each value: enough where floats are slow."""
+    source = stack(tmp_path / "in.onnx", (16, 3, 1, 0.87))
+    calibrated = Calibrated(source, Calibration("min-max", 1, {}, {}))
+    assert quantize.faster_in_float(calibrated, "convinteger", (), vnni=vnni) == in_float
+
+
 def test_what_is_led_around_a_layer_joins_its_neighbours(tmp_path: Path) -> None:
     """The first layer's output goes on to the third, too, around the depthwise one."""
     layers = [DENSE_3X3, DEPTHWISE, THIN, DENSE_3X3]
