@@ -5,6 +5,8 @@
     python -m benchmarks.trust --minutes 60 --batch-size 512    on a faster machine, so that a run takes 5 to 10 ms
     python -m benchmarks.trust                               the tables of what is there
 
+The gates in use elsewhere are computed from the same trials, for which pytest-benchmark must be installed.
+
 Every trial is a check as a user runs it, and adds a line to trust.jsonl; so the trials can be interrupted, and go on
 at another time. Those of another machine are told apart by its class, as a baseline tells them. They are drawn in turn,
 so that all kinds see the same hours. Bounds are exact (Clopper and Pearson 1934), one-sided where a share is asked for
@@ -215,7 +217,11 @@ def usual(kinds: dict[str, list[dict[str, Any]]]) -> None:
     stored = [(trial["p50"]["old"], trial["mean"]["old"]) for trial in kinds["self"]]
     if not stored:
         return
-    from pytest_benchmark.utils import PercentageRegressionCheck
+    try:
+        from pytest_benchmark.utils import PercentageRegressionCheck
+    except ImportError:
+        print("  the usual gates on the same trials: not here without pytest-benchmark (pip install pytest-benchmark)")
+        return
 
     def p50(trial: dict[str, Any], percent: int) -> float:
         new = trial["p50"]["new"]
