@@ -133,7 +133,7 @@ def export(
     measured, 4 inconclusive, 130 interrupted, 70 a bug.
     """
     if version:
-        from . import __version__
+        from .version import __version__
 
         typer.echo(f"acdc-export {__version__}")
         raise typer.Exit
@@ -368,7 +368,7 @@ def verify(
     """Check a bundle on this machine: its files, and its golden outputs in its runtime."""
     with _guard(json):
         from . import workflow
-        from .report.tables import MARKS
+        from .present.report import MARKS
 
         found = workflow.verify(
             bundle,
@@ -410,8 +410,8 @@ def inspect(
 
             _print_json({"parts": [asdict(part) for part in found], "training": asdict(trained) if trained else None})
         else:
-            from .report import training
-            from .report.terminal import shown
+            from .present import training
+            from .present.terminal import shown
 
             made = [inspection.table(part) for part in found]
             made += training.tables(trained.history, trained.dense) if trained else []
@@ -420,7 +420,7 @@ def inspect(
 
 def _draw(picture: Path, path: Path, trained: Training | None) -> None:
     from .files import output_errors
-    from .report import svg
+    from .present.run_picture import svg
 
     if trained is None:
         raise UsageError(f"{path} doesn't say how it was trained.", "Give the folder of a pair or a bundle.")
@@ -608,15 +608,15 @@ def _ask(json: bool, quiet: bool) -> Any:
 def _show(outcome: Outcome, json: bool) -> None:
     """The report of the only bundle, or the comparison of several."""
     if outcome.comparison is not None:
-        from . import comparison
+        from .bundle import comparison
 
         if json:
             _print_json(comparison.to_json(outcome.comparison))
         else:
             _print(partial(comparison.render, outcome.comparison))
         return
-    from .report import to_json
-    from .report.terminal import render
+    from .present.terminal import render
+    from .records.report import to_json
 
     (bundle,) = outcome.bundles
     if json:
@@ -629,7 +629,7 @@ def _print(*made: Callable[[int], RenderableType]) -> None:
     """Show what is made for a number of columns: the terminal's, or 120 where the output is none."""
     from rich.console import Console
 
-    from .report.terminal import plain
+    from .present.terminal import plain
 
     console = Console(highlight=False)
     for make in made:
@@ -642,7 +642,7 @@ def _print(*made: Callable[[int], RenderableType]) -> None:
 def _print_rows(rows: Sequence[tuple[str, ...]]) -> None:
     widths = [max(len(row[at]) for row in rows) for at in range(len(rows[0]))]
     for row in rows:
-        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        typer.echo("  ".join(workload.ljust(width) for workload, width in zip(row, widths, strict=True)).rstrip())
 
 
 def _print_json(value: Any) -> None:

@@ -260,8 +260,8 @@ def load_target(name: str) -> Target:
 
 
 def pass_names() -> list[str]:
-    """The passes that a target may name: one file each in `graph/passes`."""
-    here = Path(__file__).parent / "graph" / "passes"
+    """The passes that a target may name: one file each in `lowering/passes`."""
+    here = Path(__file__).parent / "lowering" / "passes"
     return sorted(path.stem for path in here.glob("*.py") if not path.stem.startswith("_"))
 
 

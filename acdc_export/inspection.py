@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from . import lowering
 from .bundle import Bundle
 from .errors import UsageError
 from .extras import extra
-from .history import History
 from .pair import HALVES, Pair
-from .report.tables import Table
+from .present.report import Table
+from .records.history import History
 
 if TYPE_CHECKING:
-    from .graph import WeightAudit
+    from .lowering import WeightAudit
 
 
 @dataclass(frozen=True)
@@ -45,21 +46,21 @@ def inspect(path: Path) -> list[Part]:
         PairError, BundleError, GraphError: it is one, and broken.
     """
     with extra("export"):
-        from . import graph
+        pass
 
     if path.is_dir() and (path / "manifest.json").is_file():
         bundle = Bundle.load(path)
         models = [path / "model" / model.file for model in bundle.manifest.models]
-        return [Part(f"{path}, {model.name}", graph.audit(graph.load(model))) for model in models]
+        return [Part(f"{path}, {model.name}", lowering.audit(lowering.load(model))) for model in models]
     if path.is_dir():
         pair = Pair.load(path)
-        halves = {half: graph.audit(graph.load(pair.onnx(half))) for half in HALVES}
+        halves = {half: lowering.audit(lowering.load(pair.onnx(half))) for half in HALVES}
         pruned = tuple(pair.record.pattern.layers)
         return [Part(f"{path}, {half} half", weights, pruned) for half, weights in halves.items()]
     if path.suffix == ".safetensors" and path.is_file():
         return [Part(str(path), _checkpoint(path))]
     if path.suffix == ".onnx" and path.is_file():
-        return [Part(str(path), graph.audit(graph.load(path)))]
+        return [Part(str(path), lowering.audit(lowering.load(path)))]
     if path.exists():
         raise UsageError(
             f"{path} is not something to inspect.",
@@ -83,15 +84,13 @@ def _checkpoint(path: Path) -> tuple[WeightAudit, ...]:
     """PyTorch's layout: (out, in, ...) for Linear and Conv alike, so that the input channels are axis 1."""
     from safetensors import SafetensorError, safe_open
 
-    from . import graph
-
     found: list[WeightAudit] = []
     try:
         with safe_open(path, framework="numpy") as tensors:
             for name in tensors.keys():  # noqa: SIM118 (not a dict: it can't be iterated)
                 tensor = tensors.get_tensor(name)
                 if tensor.ndim >= 2 and np.issubdtype(tensor.dtype, np.floating):
-                    found.append(graph.count(len(found), "tensor", name, tensor, inner=1))
+                    found.append(lowering.count(len(found), "tensor", name, tensor, inner=1))
     except SafetensorError as error:
         raise UsageError(f"{path} can't be read as safetensors: {error}.", "Check that the file is whole.") from error
     return tuple(found)

@@ -9,7 +9,6 @@ from typing import Any
 
 from . import engines, machine
 from .bundle import Bundle
-from .comparison import Comparison
 from .config import Judging, Target
 from .data import Data
 from .data import load as load_data
@@ -17,6 +16,7 @@ from .errors import UsageError
 from .evidence.gates import combine
 from .machine import Machine
 from .progress import SILENT, Progress
+from .records.comparison import Comparison
 
 Ask = Callable[[str], bool]
 Samples = str | Data | Iterable[Any] | None
@@ -44,10 +44,10 @@ class Options:
         """This machine, with as many cores as the most threads that are asked for. Raises `UsageError`."""
         return [machine.describe(count) for count in sorted(self.threads)][-1] if self.threads else machine.describe()
 
-    def seat(self, target: Target) -> engines.Seat:
+    def install(self, target: Target) -> engines.InstalledTarget:
         """A target, ready to run. Raises `RuntimeUnavailable`."""
         found = engines.ensure(target, accept_licenses=self.accept_licenses, progress=self.progress, ask=self.ask)
-        return engines.Seat(target, found)
+        return engines.InstalledTarget(target, found)
 
     def place(self, pair: str, target: Target, precision: str) -> Path:
         """Where the bundle goes."""
@@ -59,7 +59,7 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class DeploymentRequest:
     """Where a pair is to go. Of a `survey` one that passes is enough; what it can't have is `missing`, with reasons."""
 
     deployments: tuple[tuple[Target, str], ...]  # targets, at precisions

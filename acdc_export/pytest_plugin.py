@@ -199,7 +199,7 @@ def _has_neighbours() -> bool:
 
 def _properties(check: Check) -> list[tuple[str, object]]:
     """What is kept with the test's report, and so in pytest's JUnit XML: plain strings and numbers."""
-    from .checking.tables import headline
+    from .present.check import headline
 
     found: list[tuple[str, object]] = [
         ("acdc_export.check", headline(check)),

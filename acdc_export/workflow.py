@@ -11,20 +11,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import bundle, checking, comparison, engines, files, machine, resources
-from .bundle import Bundle
+from . import bundle, checking, engines, files, machine, resources
+from .bundle import Bundle, comparison
 from .config import Judging, Pipeline, Target, load_pipeline, load_target, parse_pipeline
 from .data import load as load_data
 from .errors import RuntimeUnavailable, UsageError, nearest
 from .evidence import batches, latency, parity
 from .evidence.gates import Verdict, exit_code
 from .extras import extra
-from .options import Ask, Options, Outcome, Samples, Wanted, as_data, check_budget
+from .options import Ask, DeploymentRequest, Options, Outcome, Samples, as_data, check_budget
 from .pair import Pair, check_place
 from .progress import SILENT, Progress
 
 if TYPE_CHECKING:
-    from .checking import Check, Contender
+    from .checking import Check, LoadedBundle
     from .training import Rehearsal
 
 ALL = "all"
@@ -107,12 +107,12 @@ def run(
     # The user named this pipeline, so that code which it names as data may run, unlike that of a received pair.
     options["data"] = as_data(pipeline.data.judge if options.get("data") is None else options["data"])
     asked = _options(judging=pipeline.judging, **options)
-    wanted = _wanted(targets or pipeline.judging.targets, tuple(precisions), asked)
+    wanted = _request(targets or pipeline.judging.targets, tuple(precisions), asked)
     if asked.calibrate is None and any(precision == "int8" for _, precision in wanted.deployments):
         asked = replace(asked, calibrate=load_data(pipeline.data.train))
     for target, precision in wanted.deployments:
         bundle.check_place(asked.place(pipeline.name, target, precision))
-        asked.seat(target)
+        asked.install(target)
     if wanted.several:
         files.check_place(asked.comparison_place(pipeline.name), comparison.MARKER)
     return _deploy(obtain(pipeline, runs, progress=asked.progress), wanted, asked)
@@ -179,7 +179,7 @@ def export(
     pair = Pair.load(pair) if not isinstance(pair, Pair) else pair
     target = load_target(target) if isinstance(target, str) else target
     _check_precision(target, precision)
-    (made,) = _deploy(pair, Wanted(((target, precision),)), asked).bundles
+    (made,) = _deploy(pair, DeploymentRequest(((target, precision),)), asked).bundles
     return made
 
 
@@ -203,7 +203,7 @@ def compare(
     """
     asked = _options(**options)
     pair = Pair.load(pair) if not isinstance(pair, Pair) else pair
-    return _deploy(pair, _wanted(targets, tuple(precisions), asked), asked)
+    return _deploy(pair, _request(targets, tuple(precisions), asked), asked)
 
 
 def _options(
@@ -236,7 +236,7 @@ def _options(
     return asked
 
 
-def _wanted(targets: Iterable[str | Target], precisions: tuple[str, ...], asked: Options) -> Wanted:
+def _request(targets: Iterable[str | Target], precisions: tuple[str, ...], asked: Options) -> DeploymentRequest:
     """The deployments that are meant. Of a survey only those that can run here: what they need is installed now.
 
     Raises:
@@ -256,7 +256,7 @@ def _wanted(targets: Iterable[str | Target], precisions: tuple[str, ...], asked:
     for target in definitions.values():
         try:
             if survey:
-                asked.seat(target)
+                asked.install(target)
         except RuntimeUnavailable as error:
             missing[target.name] = error.message
             continue
@@ -270,12 +270,12 @@ def _wanted(targets: Iterable[str | Target], precisions: tuple[str, ...], asked:
     if not found:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in missing.items())
         raise RuntimeUnavailable(f"Nothing can be compared here. {reasons}", "`acdc-export targets list` tells more.")
-    return Wanted(tuple(found.values()), missing, survey)
+    return DeploymentRequest(tuple(found.values()), missing, survey)
 
 
-def _deploy(pair: Pair, wanted: Wanted, asked: Options) -> Outcome:
+def _deploy(pair: Pair, wanted: DeploymentRequest, asked: Options) -> Outcome:
     with extra("export"):
-        from . import deploying
+        from .evaluation import deploying
     return deploying.deploy(pair, wanted, asked, pair_pipeline(pair))
 
 
@@ -325,10 +325,12 @@ def verify(
         notes.append(f"The target {definition.name} is defined otherwise than when the bundle was made.")
     here = machine.describe(threads)
     accepted = frozenset(accept_licenses)
-    seat = engines.Seat(definition, engines.ensure(definition, accept_licenses=accepted, progress=progress, ask=ask))
+    installed = engines.InstalledTarget(
+        definition, engines.ensure(definition, accept_licenses=accepted, progress=progress, ask=ask)
+    )
     for size in manifest.batch_sizes:
         model = shipped.model(size)
-        with closing(seat.open(model, batch_size=size, cpus=here.cpus, precision=manifest.precision)) as engine:
+        with closing(installed.open(model, batch_size=size, cpus=here.cpus, precision=manifest.precision)) as engine:
             outputs = batches.run(engine, shipped.golden_inputs, size)
             info = engine.info()
         found = parity.compare(outputs, shipped.golden_outputs(size), manifest.tolerance)
@@ -417,20 +419,20 @@ def check(
         "ask": ask,
         "progress": progress,
     }
-    contender = checking.prepare(Path(new), target, **options)
-    manifest = contender.bundle.manifest
+    loaded = checking.prepare(Path(new), target, **options)
+    manifest = loaded.bundle.manifest
     source = baseline if baseline is not None else save
     chosen_gates, notes = checking.gates(
         kind,
         list(gates),
         data=data is not None,
-        target=contender.seat.target.gates,
+        target=loaded.installed.target.gates,
         tolerance=manifest.tolerance,
     )
     setup = checking.Setup(
         kind=kind,
-        new=contender,
-        old=_old(contender, against, against_target or target, options) if kind in ("against", "self-test") else None,
+        new=loaded,
+        old=_old(loaded, against, against_target or target, options) if kind in ("against", "self-test") else None,
         stored=checking.baseline.read(Path(baseline), manifest) if baseline is not None else None,
         source=None if source is None else str(source),
         data=None if data is None else as_data(data),
@@ -444,7 +446,7 @@ def check(
     there = checking.baseline.existing(Path(save), manifest) if save is not None else None
     if history is not None:
         checking.check_history(Path(history))
-    place = Path(out) / contender.bundle.path.resolve().name
+    place = Path(out) / loaded.bundle.path.resolve().name
     checking.check_place(place)
     found, samples = checking.conduct(setup)
     entry = checking.entry(found) if save is not None and found.passed else None
@@ -458,7 +460,7 @@ def check(
     return found
 
 
-def _old(new: Contender, against: str | Path | None, target: str | None, options: dict[str, Any]) -> Contender:
+def _old(new: LoadedBundle, against: str | Path | None, target: str | None, options: dict[str, Any]) -> LoadedBundle:
     """What the new bundle is held against; itself where nothing is named."""
     if against is None:
         return new

@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from acdc_export import data, graph, resources
+from acdc_export import data, lowering, resources
 from acdc_export.config import load_target
-from acdc_export.engines import Seat, ensure
+from acdc_export.engines import InstalledTarget, ensure
 from acdc_export.pair import HALVES, Pair
 
 SAMPLES, BATCH = 128, 32
@@ -73,12 +73,12 @@ def _compare(
     source: Path, title: str, target: str, ways: dict[str, dict[str, str]], samples: Samples, folder: Path
 ) -> None:
     model = folder / "float.onnx"
-    graph.lower(source, model, passes=load_target(target).graph.passes, batch_size=BATCH)
+    lowering.lower(source, model, passes=load_target(target).graph.passes, batch_size=BATCH)
     wanted = _run(_seat(target, {}, folder / "float"), model, "fp32", samples)
     print(f"{title}: {_right(wanted, samples):.2f} % right in float; root mean square difference, % right, zeros")
     for index, (way, changes) in enumerate(ways.items()):
-        seat = _seat(target, changes, folder / f"way{index}")
-        built = seat.build(
+        installed = _seat(target, changes, folder / f"way{index}")
+        built = installed.build(
             model,
             folder / f"int8-{index}",
             precision="int8",
@@ -86,13 +86,13 @@ def _compare(
             cpus=_cores(),
             inputs={samples.name: samples.training},
         )
-        found = _run(seat, built.path, "int8", samples)
+        found = _run(installed, built.path, "int8", samples)
         zeros, total = np.sum(list((built.zeros or {}).values()), axis=0)
         off = np.sqrt(np.square(found - wanted).mean())
         print(f"  {way:<20}{off:10.4f}{_right(found, samples):10.2f}{zeros:12,} of {total:,}", flush=True)
 
 
-def _seat(target: str, changes: dict[str, str], folder: Path) -> Seat:
+def _seat(target: str, changes: dict[str, str], folder: Path) -> InstalledTarget:
     """A copy of a built-in target with other text in its engine."""
     resources.copy("targets", target, folder)
     engine = folder / "engine.py"
@@ -102,7 +102,7 @@ def _seat(target: str, changes: dict[str, str], folder: Path) -> Seat:
         text = text.replace(old, new)
     engine.write_text(text)
     definition = load_target(str(folder))
-    return Seat(definition, ensure(definition))
+    return InstalledTarget(definition, ensure(definition))
 
 
 def _read(name: str, source: str) -> Samples:
@@ -111,8 +111,8 @@ def _read(name: str, source: str) -> Samples:
     return Samples(name, training, np.concatenate([x for x, _ in test]), np.concatenate([y for _, y in test]))
 
 
-def _run(seat: Seat, model: Path, precision: Any, samples: Samples) -> NDArray[Any]:
-    with seat.open(model, batch_size=BATCH, cpus=_cores(), precision=precision) as engine:
+def _run(installed: InstalledTarget, model: Path, precision: Any, samples: Samples) -> NDArray[Any]:
+    with installed.open(model, batch_size=BATCH, cpus=_cores(), precision=precision) as engine:
         batches = samples.test.reshape(-1, BATCH, *samples.test.shape[1:])
         return np.concatenate([next(iter(engine.run({samples.name: batch}).values())) for batch in batches])
 

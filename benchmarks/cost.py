@@ -148,7 +148,7 @@ def _authors(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> Step:
 def _selection() -> dict[str, Any]:
     """The global threshold of ResNet-50's weights, beside sorting them; and what memory it takes beside its masks."""
     torch.manual_seed(0)
-    weights = dict(Unstructured(0.9).cover(resnet50()).weights)
+    weights = dict(Unstructured(0.9).select(resnet50()).weights)
     total = sum(weight.numel() for weight in weights.values())
     zeros = round(0.9 * total)
     keep_largest({"warm": torch.randn(10)}, 5)

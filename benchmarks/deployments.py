@@ -5,7 +5,7 @@
     python -m benchmarks.deployments                          the tables of what is there
     python -m benchmarks.deployments --export                 what exporting ResNet-50 in int8 takes
 
-Weights are random, and pruned by magnitude: latency is the same as of trained ones. All arms take turns at batch 1:
+Weights are random, and pruned by magnitude: latency is the same as of trained ones. All variants take turns at batch 1:
 each pattern's sparse half in DeepSparse in float32 and int8, and the dense network there and in the controls, in each
 of their precisions. Speed is held against the dense network in ONNX Runtime in float32, and against the fastest dense
 one of all.
@@ -30,14 +30,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from acdc_export import Blocks, Unstructured, machine, models, trial
+from acdc_export import Blocks, Unstructured, evaluation, machine, models
 from acdc_export.errors import AcdcExportError
 from acdc_export.evidence import latency
 from acdc_export.evidence.latency import Plan
 from acdc_export.pair import Pair
 from acdc_export.progress import Terminal
 
-from . import arms, families
+from . import families, variants
 from .networks import resnet50
 
 PAIRS = Path("runs") / "deployments"
@@ -87,22 +87,22 @@ def main() -> None:
 
 
 def measure(name: str) -> dict[str, Any]:
-    """All arms of a network in turns."""
+    """All variants of a network in turns."""
     progress, skipped = Terminal(), {}
     opens: dict[str, latency.Open] = {}
     with tempfile.TemporaryDirectory() as folder:
         for at, (title, pair) in enumerate(pairs(name).items()):
             where = Path(folder) / str(at)
             where.mkdir()
-            integers = arms.integers(pair, where)
+            integers = variants.integers(pair, where)
             wanted = [("sparse", one) for one in SPARSE] + [("dense", one) for one in (DENSE if at == 0 else ())]
             for half, deployment in wanted:
-                arm = f"{title}, {deployment}" if half == "sparse" else f"dense, {deployment}"
+                variant = f"{title}, {deployment}" if half == "sparse" else f"dense, {deployment}"
                 try:
-                    opens[arm] = arms.lower(pair, half, deployment, integers, where)  # type: ignore[arg-type]
-                    progress.say(f"{name}: {arm} is ready.")
+                    opens[variant] = variants.lower(pair, half, deployment, integers, where)  # type: ignore[arg-type]
+                    progress.say(f"{name}: {variant} is ready.")
                 except AcdcExportError as error:
-                    skipped[arm] = error.message
+                    skipped[variant] = error.message
         first = {REFERENCE: opens.pop(REFERENCE)}
         cpus = machine.describe().cpus
         inputs = {key: array[:1] for key, array in pair.reference.inputs.items()}
@@ -111,9 +111,11 @@ def measure(name: str) -> dict[str, Any]:
                 {**first, **opens}, inputs, batch_size=1, plan=PLAN, cpus=cpus, advance=lambda seconds: advance()
             )
     found = taken.seen()
-    dense = [arm for arm in taken.arms if arm.startswith("dense, ")]
-    fastest = min(dense, key=lambda arm: found.arms[arm].p50)
-    beside = taken.seen({arm: arm for arm in (fastest, *(arm for arm in taken.arms if arm != fastest))})
+    dense = [variant for variant in taken.variants if variant.startswith("dense, ")]
+    fastest = min(dense, key=lambda variant: found.variants[variant].p50)
+    beside = taken.seen(
+        {variant: variant for variant in (fastest, *(variant for variant in taken.variants if variant != fastest))}
+    )
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "processor": machine.describe().processor,
@@ -123,10 +125,10 @@ def measure(name: str) -> dict[str, Any]:
         "notes": latency.notes(found),
         "skipped": skipped,
         "fastest dense": fastest,
-        "p50": {arm: found.arms[arm].p50 for arm in taken.arms},
-        "memory": {arm: found.arms[arm].memory for arm in taken.arms},
-        "faster than the reference": {arm: _ends(ratio.inverse()) for arm, ratio in found.ratios.items()},
-        "faster than the fastest dense": {arm: _ends(ratio.inverse()) for arm, ratio in beside.ratios.items()},
+        "p50": {variant: found.variants[variant].p50 for variant in taken.variants},
+        "memory": {variant: found.variants[variant].memory for variant in taken.variants},
+        "faster than the reference": {variant: _ends(ratio.inverse()) for variant, ratio in found.ratios.items()},
+        "faster than the fastest dense": {variant: _ends(ratio.inverse()) for variant, ratio in beside.ratios.items()},
     }
 
 
@@ -160,12 +162,12 @@ def print_export() -> None:
         for part in ("model", "evidence"):
             (where / part).mkdir()
         start = time.monotonic()
-        integers = arms.integers(pair, where)
+        integers = variants.integers(pair, where)
         calibrated = time.monotonic() - start
-        trial.examine(arms.trial_of(pair, "cpu-int8", integers, where), 0.05)
+        evaluation.examine(variants.trial_of(pair, "cpu-int8", integers, where), 0.05)
         seconds = time.monotonic() - start
     print(
-        f"{seconds:.0f} s, {calibrated:.0f} s of them calibration on {arms.CALIBRATED} images; {peak[0] / 1e9:.2f} GB"
+        f"{seconds:.0f} s, {calibrated:.0f} s of them calibration on {variants.CALIBRATED} images; {peak[0] / 1e9:.2f} GB"
     )
 
 
@@ -212,14 +214,14 @@ def _print(name: str, found: dict[str, Any]) -> None:
     print(f"\n{name}, batch 1, {found['cores']} threads, {found['launches']} launches, {found['rounds']} rounds")
     print(f"| | p50, ms | times as fast as {REFERENCE} | and as {found['fastest dense']} | peak memory |")
     print("|---|---:|---:|---:|---:|")
-    for arm, p50 in sorted(found["p50"].items(), key=lambda item: -item[1]):
+    for variant, p50 in sorted(found["p50"].items(), key=lambda item: -item[1]):
         beside = [
-            "1" if arm not in found[key] else "{:.2f} [{:.2f}, {:.2f}]".format(*found[key][arm])
+            "1" if variant not in found[key] else "{:.2f} [{:.2f}, {:.2f}]".format(*found[key][variant])
             for key in ("faster than the reference", "faster than the fastest dense")
         ]
-        print(f"| {arm} | {p50:.1f} | {' | '.join(beside)} | {found['memory'][arm] / 1e6:.0f} MB |")
-    for arm, reason in found["skipped"].items():
-        print(f"{arm}: {reason}")
+        print(f"| {variant} | {p50:.1f} | {' | '.join(beside)} | {found['memory'][variant] / 1e6:.0f} MB |")
+    for variant, reason in found["skipped"].items():
+        print(f"{variant}: {reason}")
     for note in found["notes"]:
         print(note)
 

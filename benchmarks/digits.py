@@ -7,7 +7,7 @@ from typing import Any
 
 from acdc_export import export
 from acdc_export.progress import Terminal
-from acdc_export.report import to_json
+from acdc_export.records.report import to_json
 
 from . import pairs
 
@@ -17,11 +17,11 @@ BATCH_SIZES = (1, 16, 64)
 def main() -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as out:
         report = export(pairs.digits(), "cpu", batch_sizes=BATCH_SIZES, out=out, progress=Terminal()).report
-    print(f"{'batch':>5}  {'arm':<20}{'p50 ms':>9}  over sparse, with 95 % interval")
+    print(f"{'batch':>5}  {'variant':<20}{'p50 ms':>9}  over sparse, with 95 % interval")
     for facts in sorted(report.latency, key=lambda facts: facts.batch_size):
-        for name, arm in facts.arms.items():
+        for name, variant in facts.variants.items():
             ratio = facts.ratios.get(name)
             shown = f"{ratio.value:.2f} [{ratio.low:.2f}, {ratio.high:.2f}]" if ratio else ""
-            print(f"{facts.batch_size:>5}  {name:<20}{arm.p50:9.3f}  {shown}")
+            print(f"{facts.batch_size:>5}  {name:<20}{variant.p50:9.3f}  {shown}")
     content = to_json(report)
     return {key: content[key] for key in ("verdict", "latency", "accuracy", "measured", "seconds")}

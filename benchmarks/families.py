@@ -4,9 +4,9 @@
     python -m benchmarks.families resnet50 vgg16    these, measured anew, and the table
 
 Weights are random, and nine of ten in each layer zero in the sparse half, by magnitude: latency is the same as of
-trained ones. Five arms alternate, at batch 1: the sparse half as `cpu` lowers it, its dense twin so lowered, both in
+trained ones. Five variants alternate, at batch 1: the sparse half as `cpu` lowers it, its dense twin so lowered, both in
 integers, and the sparse half's weights in the graph that torch's older exporter writes, unlowered. The ratios are times
-of the other arms over the sparse half's. torchvision's networks need requirements-vision.txt and BERT
+of the other variants over the sparse half's. torchvision's networks need requirements-vision.txt and BERT
 requirements-frameworks.txt, which is to say two environments, with one command each.
 
 Pairs stay in runs/families; results/families.json gets a family when it is measured.
@@ -31,14 +31,14 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from acdc_export import Blocks, Unstructured, graph, machine, models
+from acdc_export import Blocks, Unstructured, lowering, machine, models
 from acdc_export.evidence import latency
 from acdc_export.evidence.latency import Plan
-from acdc_export.history import PhaseRecord
 from acdc_export.pair import Half, Pair
+from acdc_export.records.history import PhaseRecord
 from acdc_export.training.to_onnx import write_pair
 
-from . import arms
+from . import variants
 
 PAIRS = Path("runs") / "families"
 RESULTS = Path(__file__).parent / "results" / "families.json"
@@ -142,7 +142,7 @@ def pair_of(
         if isinstance(module, nn.BatchNorm2d):  # as training would leave them: no two channels alike
             nn.init.normal_(module.running_mean, 0, 0.1)  # type: ignore[arg-type]
             nn.init.uniform_(module.running_var, 0.5, 1.5)  # type: ignore[arg-type]
-    masks = pattern.masks(dict(pattern.cover(model).weights))
+    masks = pattern.masks(dict(pattern.select(model).weights))
     dense = {key: value.clone() for key, value in model.state_dict().items()}
     return write_pair(
         path,
@@ -208,18 +208,18 @@ class _Told:
 
 
 def measure(pair: Pair) -> dict[str, Any]:
-    """What the engine takes of the pair, how far its outputs are from PyTorch's, and how its arms compare."""
+    """What the engine takes of the pair, how far its outputs are from PyTorch's, and how its variants compare."""
     cpus = machine.describe().cpus
     inputs = {name: array[:1] for name, array in pair.reference.inputs.items()}
     with tempfile.TemporaryDirectory() as folder:
         where = Path(folder)
-        integers = arms.integers(pair, where, CALIBRATED)
-        opens = {arm: arms.lower(pair, *HALVES[arm], integers, where) for arm in HALVES}
-        floats = arms.trial_of(pair, "cpu", integers, where)
+        integers = variants.integers(pair, where, CALIBRATED)
+        opens = {variant: variants.lower(pair, *HALVES[variant], integers, where) for variant in HALVES}
+        floats = variants.trial_of(pair, "cpu", integers, where)
         opens["torchscript"] = partial(floats.open, pair.path.with_name(f"{pair.path.name}-torchscript.onnx"), 1)
-        said: dict[str, dict[str, Any]] = {arm: {} for arm in ARMS}
+        said: dict[str, dict[str, Any]] = {variant: {} for variant in ARMS}
         found = latency.measure(
-            {arm: partial(_told, opens[arm], inputs, said[arm]) for arm in ARMS},
+            {variant: partial(_told, opens[variant], inputs, said[variant]) for variant in ARMS},
             inputs,
             batch_size=1,
             plan=PLAN,
@@ -232,18 +232,20 @@ def measure(pair: Pair) -> dict[str, Any]:
 
         missing = []
         if said["sparse"]["supported_ops"] < 1.0:
-            missing = graph.unsupported(where / "sparse-cpu-b1.onnx", where, fraction)
+            missing = lowering.unsupported(where / "sparse-cpu-b1.onnx", where, fraction)
     expected = {"sparse": pair.reference.sparse, "dense": pair.reference.dense, "torchscript": pair.reference.sparse}
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "processor": machine.describe().processor,
         "cores": len(cpus),
         "torch": torch.__version__,
-        "supported_ops": {arm: said[arm]["supported_ops"] for arm in ARMS},
+        "supported_ops": {variant: said[variant]["supported_ops"] for variant in ARMS},
         "unsupported": missing,
-        "difference": {arm: _difference(said[arm]["logits"], logits["logits"][:1]) for arm, logits in expected.items()},
-        "p50": {arm: found.arms[arm].p50 for arm in ARMS},
-        "ratios": {arm: [ratio.value, ratio.low, ratio.high] for arm, ratio in found.ratios.items()},
+        "difference": {
+            variant: _difference(said[variant]["logits"], logits["logits"][:1]) for variant, logits in expected.items()
+        },
+        "p50": {variant: found.variants[variant].p50 for variant in ARMS},
+        "ratios": {variant: [ratio.value, ratio.low, ratio.high] for variant, ratio in found.ratios.items()},
         "launches": found.launches,
         "rounds": found.rounds,
         "notes": latency.notes(found),
@@ -260,13 +262,13 @@ def _difference(got: Any, expected: Any) -> float:
 
 
 def _print(name: str, found: dict[str, Any]) -> None:
-    own, integer, script = (found["supported_ops"][arm] for arm in ("sparse", "sparse int8", "torchscript"))
+    own, integer, script = (found["supported_ops"][variant] for variant in ("sparse", "sparse int8", "torchscript"))
     ratios = [
-        "{:.2f} [{:.2f}, {:.2f}]".format(*found["ratios"][arm]) if arm in found["ratios"] else "not measured"
-        for arm in ARMS[1:]
+        "{:.2f} [{:.2f}, {:.2f}]".format(*found["ratios"][variant]) if variant in found["ratios"] else "not measured"
+        for variant in ARMS[1:]
     ]
-    cells = [name, f"{own:.2f}", f"{integer:.2f}", f"{script:.2f}", f"{found['p50']['sparse']:.1f}", *ratios]
-    print(f"| {' | '.join(cells)} | {' '.join(found['unsupported'])}", flush=True)
+    workloads = [name, f"{own:.2f}", f"{integer:.2f}", f"{script:.2f}", f"{found['p50']['sparse']:.1f}", *ratios]
+    print(f"| {' | '.join(workloads)} | {' '.join(found['unsupported'])}", flush=True)
 
 
 def _read() -> dict[str, Any]:

@@ -21,10 +21,10 @@ import onnx_ir as ir
 import onnxruntime
 from numpy.typing import NDArray
 
-from acdc_export import data, graph
-from acdc_export.graph import quantize
-from acdc_export.graph.passes import fold_batchnorm
-from acdc_export.graph.quantize.calibration import Method
+from acdc_export import data, lowering
+from acdc_export.lowering import quantize
+from acdc_export.lowering.passes import fold_batchnorm
+from acdc_export.lowering.quantize.calibration import Method
 from acdc_export.pair import HALVES, Pair
 
 SAMPLES, BATCH = 512, 64
@@ -45,12 +45,12 @@ def main(pair: Pair, name: str) -> None:
             wanted = _run(pair.onnx(half), inputs, output)
             print(f"{half}: {_right(wanted, labels):.2f} % right in float; root mean square difference, % right")
             for method in METHODS:
-                cells = []
+                workloads = []
                 for equalized, corrected in DONE.values():
                     path = _integers(pair.onnx(half), Path(scratch), training, method, equalized, corrected)
                     found = _run(path, inputs, output)
-                    cells.append(f"{np.sqrt(np.square(found - wanted).mean()):.4f} {_right(found, labels):6.2f}")
-                print(f"  {method:<12}" + "".join(f"{cell:>18}" for cell in cells), flush=True)
+                    workloads.append(f"{np.sqrt(np.square(found - wanted).mean()):.4f} {_right(found, labels):6.2f}")
+                print(f"  {method:<12}" + "".join(f"{workload:>18}" for workload in workloads), flush=True)
 
 
 def _integers(
@@ -60,7 +60,7 @@ def _integers(
     if equalized:
         quantize.prepare(source, prepared)
     else:
-        model = graph.load(source)
+        model = lowering.load(source)
         fold_batchnorm.run(model, batch_size=1)
         ir.save(model, prepared)
     watched = quantize.instrument(prepared, folder / "instrumented.onnx")
@@ -71,14 +71,14 @@ def _integers(
     )
     if not corrected:
         found = replace(found, means={key: 0 * mean for key, mean in found.means.items()})
-    graph.lower(
+    lowering.lower(
         source,
         folder / "integers.onnx",
         passes=("fold_batchnorm",),
         batch_size=BATCH,
-        quantization=graph.Quantization(graph.Calibrated(prepared, found), "convinteger"),
+        quantization=lowering.Quantization(lowering.Calibrated(prepared, found), "convinteger"),
     )
-    quantize.exact.write(folder / "integers.onnx", folder / "exact.onnx")
+    quantize.dequantized.write(folder / "integers.onnx", folder / "exact.onnx")
     return folder / "exact.onnx"
 
 

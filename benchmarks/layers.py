@@ -27,10 +27,10 @@ from typing import Any
 
 import numpy as np
 
+from acdc_export.evaluation import lowering
 from acdc_export.pair import Half, Pair
-from acdc_export.trial import lowering
 
-from . import arms, families
+from . import families, variants
 
 TURNS = 7
 HALVES: tuple[Half, ...] = ("sparse", "dense")
@@ -61,11 +61,13 @@ def main(names: list[str]) -> None:
     print(f"| network | half | {' | '.join([*KINDS, REST])} | all |\n|---|---|{'---:|' * (len(KINDS) + 2)}")
     for name in names:
         for half, layers in measure(families.pair(name)).items():
-            cells = []
+            workloads = []
             for kind in (*KINDS, REST):
                 found = [taken for layer, taken in layers if kind_of(layer) == kind]
-                cells.append(f"{sum(found):.2f} ({len(found)})" if found else "")
-            print(f"| {name} | {half} | {' | '.join(cells)} | {sum(taken for _, taken in layers):.2f} |", flush=True)
+                workloads.append(f"{sum(found):.2f} ({len(found)})" if found else "")
+            print(
+                f"| {name} | {half} | {' | '.join(workloads)} | {sum(taken for _, taken in layers):.2f} |", flush=True
+            )
 
 
 def kind_of(layer: str) -> str:
@@ -74,16 +76,16 @@ def kind_of(layer: str) -> str:
 
 def measure(pair: Pair) -> dict[Half, list[tuple[str, float]]]:
     """By half, its layers in order, with the milliseconds that each takes."""
-    deployment = arms.deployment("cpu")
-    python, environment = deployment.seat.environment.python, {**os.environ, **deployment.target.runtime.variables}
+    deployment = variants.deployment("cpu")
+    python, environment = deployment.installed.environment.python, {**os.environ, **deployment.target.runtime.variables}
     taken: dict[Half, list[Any]] = {half: [] for half in HALVES}
     with tempfile.TemporaryDirectory() as folder:
         where = Path(folder)
-        trial = arms.trial_of(pair, "cpu", None, where)
-        models = {half: lowering.lower(trial, half, where / half)[1].path for half in HALVES}
+        evaluation = variants.trial_of(pair, "cpu", None, where)
+        models = {half: lowering.lower(evaluation, half, where / half)[1].path for half in HALVES}
         for turn in range(TURNS):
             for half in HALVES[:: 1 if turn % 2 else -1]:
-                command = [str(python), "-c", PROFILE, str(models[half]), str(len(trial.machine.cpus))]
+                command = [str(python), "-c", PROFILE, str(models[half]), str(len(evaluation.machine.cpus))]
                 said = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
                 taken[half].append(json.loads(said.splitlines()[-1]))
     return {

@@ -86,7 +86,7 @@ class _Run:
     def __init__(self, pipeline: config.Pipeline, epochs: int) -> None:
         settings = pipeline.training
         self.pipeline, self.epochs = pipeline, epochs
-        self.feed = loop._feed(pipeline)
+        self.feed = loop._loader(pipeline)
         self.model = models.build(pipeline.model.name, pipeline.model.arguments)
         self.optimizer = torch.optim.SGD(
             self.model.parameters(), settings.learning_rate, settings.momentum, weight_decay=settings.weight_decay
@@ -117,7 +117,7 @@ class _Run:
         return self._alternating(Schedule.of([dense, self.epochs - dense]), ("sparse",), advance)
 
     def gradual(self, advance: Any) -> dict[str, Any]:
-        held = Enforcement(self.pattern.cover(self.model).weights, self.optimizer)
+        held = Enforcement(self.pattern.select(self.model).weights, self.optimizer)
         spent = 0.0
         for epoch in range(self.epochs):
             if sparsity := _cubic(epoch / self.epochs, self.pattern.sparsity):

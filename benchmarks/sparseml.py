@@ -3,7 +3,7 @@
     python -m benchmarks.sparseml    (makes its environment in build/sparseml first, which takes minutes)
 
 SparseML is what DeepSparse's makers exported with, until both were ended in 2025: a PyTorch module goes through torch's
-older exporter and through passes of its own. ResNet-50 with nine of ten weights zero, random, at batch 1; both arms
+older exporter and through passes of its own. ResNet-50 with nine of ten weights zero, random, at batch 1; both variants
 take turns.
 """
 
@@ -22,7 +22,7 @@ from acdc_export.evidence.latency import Plan
 from acdc_export.pair import Pair
 from acdc_export.progress import Terminal
 
-from . import arms, deployments
+from . import deployments, variants
 
 ENVIRONMENT = Path("build") / "sparseml"
 PACKAGES = ("sparseml==1.8.0", "sparsezoo==1.8.1", "safetensors")
@@ -47,10 +47,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         where = Path(folder)
         theirs = export(pair, where / "theirs")
-        trial = arms.trial_of(pair, "cpu", None, where)
+        evaluation = variants.trial_of(pair, "cpu", None, where)
         opens: dict[str, latency.Open] = {
-            "ours": arms.lower(pair, "sparse", "cpu", None, where),
-            "theirs": partial(trial.open, theirs, 1),
+            "ours": variants.lower(pair, "sparse", "cpu", None, where),
+            "theirs": partial(evaluation.open, theirs, 1),
         }
         for title, open_it in opens.items():
             with closing(open_it()) as engine:
@@ -62,7 +62,7 @@ def main() -> None:
             found = latency.measure(
                 opens, inputs, batch_size=1, plan=PLAN, cpus=cpus, advance=lambda seconds: advance()
             ).seen()
-    ratio, p50 = found.ratios["theirs"], {arm: one.p50 for arm, one in found.arms.items()}
+    ratio, p50 = found.ratios["theirs"], {variant: one.p50 for variant, one in found.variants.items()}
     print(f"ours {p50['ours']:.1f} ms, theirs {p50['theirs']:.1f} ms; {found.launches} launches, {found.rounds} rounds")
     print(f"theirs takes {ratio.value:.3f} [{ratio.low:.3f}, {ratio.high:.3f}] times as long as ours")
 

@@ -2,7 +2,7 @@
 
     python -m benchmarks.thin mobilenet_v1 mobilenet_v2 efficientnet_b0
 
-Nine of ten weights are zero in each layer that is pruned, at batch 1, all arms in turns: all layers; all but depthwise
+Nine of ten weights are zero in each layer that is pruned, at batch 1, all variants in turns: all layers; all but depthwise
 convolutions; and all but these and what has fewer than 16, 60 and 150 thousand weights. How many times as fast as the
 dense network each is, in the same precision. torchvision's networks need requirements-vision.txt.
 """
@@ -20,7 +20,7 @@ from acdc_export.evidence import latency
 from acdc_export.evidence.latency import Plan
 from acdc_export.progress import Terminal
 
-from . import arms, families
+from . import families, variants
 
 PLAN = Plan(budget=3600.0, most=6, launch=4.0)
 BELOW = {"depthwise": 0, "below 16,000": 16_000, "below 60,000": 60_000, "below 150,000": 150_000}
@@ -35,8 +35,8 @@ def main(names: list[str]) -> None:
     print(f"| network | precision | dense, p50 | {' | '.join(DENSE)} |")
     print(f"|---|---|---:|{'---:|' * len(DENSE)}")
     for name in names:
-        for precision, cells in measure(name).items():
-            print(f"| {name} | {precision} | {' | '.join(cells)} |", flush=True)
+        for precision, workloads in measure(name).items():
+            print(f"| {name} | {precision} | {' | '.join(workloads)} |", flush=True)
 
 
 def measure(name: str) -> dict[str, list[str]]:
@@ -49,11 +49,11 @@ def measure(name: str) -> dict[str, list[str]]:
             _, make, take = families.FAMILIES[name]
             torch.manual_seed(0)
             pair = families.pair_of(make(), take(), where / "pair", pattern)
-            integers = arms.integers(pair, where, families.CALIBRATED)
+            integers = variants.integers(pair, where, families.CALIBRATED)
             for deployment in ("cpu", "cpu-int8"):
                 if not at:
-                    opens[f"dense {deployment}"] = arms.lower(pair, "dense", deployment, integers, where)
-                opens[f"{title} {deployment}"] = arms.lower(pair, "sparse", deployment, integers, where)
+                    opens[f"dense {deployment}"] = variants.lower(pair, "dense", deployment, integers, where)
+                opens[f"{title} {deployment}"] = variants.lower(pair, "sparse", deployment, integers, where)
         inputs = {key: array[:1] for key, array in pair.reference.inputs.items()}
         cpus = machine.describe().cpus
         with Terminal().task(name, PLAN.most) as advance:
@@ -62,10 +62,10 @@ def measure(name: str) -> dict[str, list[str]]:
             )
     found = {}
     for precision, deployment in (("float32", "cpu"), ("int8", "cpu-int8")):
-        seen = taken.seen({f"{arm} {deployment}": arm for arm in ("dense", *DENSE)})
+        seen = taken.seen({f"{variant} {deployment}": variant for variant in ("dense", *DENSE)})
         ratios = [seen.ratios[title].inverse() for title in DENSE]
         shown = [f"{ratio.value:.2f} [{ratio.low:.2f}, {ratio.high:.2f}]" for ratio in ratios]
-        found[precision] = [f"{seen.arms['dense'].p50:.1f} ms", *shown]
+        found[precision] = [f"{seen.variants['dense'].p50:.1f} ms", *shown]
     return found
 
 

@@ -2,7 +2,7 @@
 
     python -m benchmarks.thresholds mobilenet_v1 mobilenet_v2 efficientnet_b0 resnet50 densenet121
 
-The sparse half of each, nine of ten weights zero, at batch 1, all arms in turns: in float; in integers with weights of
+The sparse half of each, nine of ten weights zero, at batch 1, all variants in turns: in float; in integers with weights of
 8 bits, all layers; with as many bits as the processor takes, all layers; and with those layers in float that have fewer
 than 4, 8, 12, 16 and 24 products for each value converted (`acdc_export.graph.quantize.worthwhile`; 12 with VNNI and 8
 without it is what is shipped).
@@ -17,14 +17,14 @@ from pathlib import Path
 from unittest import mock
 
 from acdc_export import machine
+from acdc_export.evaluation import setup
 from acdc_export.evidence import latency
 from acdc_export.evidence.latency import Plan
-from acdc_export.graph.quantize import worthwhile
+from acdc_export.lowering.quantize import worthwhile
 from acdc_export.pair import Pair
 from acdc_export.progress import Terminal
-from acdc_export.trial import setup
 
-from . import arms, families
+from . import families, variants
 
 PLAN = Plan(budget=3600.0, most=6, launch=4.0)
 THRESHOLDS = (4, 8, 12, 16, 24)
@@ -48,13 +48,13 @@ def measure(pair: Pair) -> list[str]:
     opens: dict[str, latency.Open] = {}
     with tempfile.TemporaryDirectory() as folder:
         where = Path(folder)
-        integers = arms.integers(pair, where, families.CALIBRATED)
+        integers = variants.integers(pair, where, families.CALIBRATED)
 
         def lower(title: str, name: str = "cpu-int8", least: float = 0.0) -> None:
             below = where / title.replace(" ", "-")
             below.mkdir()
             with mock.patch.multiple(worthwhile, PRODUCTS=least, PRODUCTS_VNNI=least):
-                opens[title] = arms.lower(pair, "sparse", name, integers, below)
+                opens[title] = variants.lower(pair, "sparse", name, integers, below)
 
         for least in sorted(THRESHOLDS, key=lambda least: least != SHIPPED):  # what is shipped comes first
             lower(f"{least} products", least=least)
@@ -68,9 +68,9 @@ def measure(pair: Pair) -> list[str]:
             found = latency.measure(
                 opens, inputs, batch_size=1, plan=PLAN, cpus=cpus, advance=lambda seconds: advance()
             ).seen()
-    ratios = [found.ratios[arm] for arm in OTHERS]
+    ratios = [found.ratios[variant] for variant in OTHERS]
     return [
-        f"{found.arms[f'{SHIPPED} products'].p50:.1f} ms",
+        f"{found.variants[f'{SHIPPED} products'].p50:.1f} ms",
         *(f"{one.value:.2f} [{one.low:.2f}, {one.high:.2f}]" for one in ratios),
     ]
 

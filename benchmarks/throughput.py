@@ -20,9 +20,9 @@ from typing import Any
 
 from acdc_export import Pair, export, machine
 from acdc_export.progress import Terminal
-from acdc_export.report import to_json
+from acdc_export.records.report import to_json
 
-from . import arms, deployments, pairs
+from . import deployments, pairs, variants
 
 RESULTS = Path(__file__).parent / "results" / "throughput.json"
 BATCH_SIZES = (1, 8, 32)
@@ -51,7 +51,7 @@ def measure(pair: Pair, budget: float) -> dict[str, Any]:
             pair,
             "cpu",
             precision="int8",
-            calibrate=None if pair.record.pipeline else arms.samples(pair),
+            calibrate=None if pair.record.pipeline else variants.samples(pair),
             batch_sizes=BATCH_SIZES,
             threads={1, len(machine.describe().cpus)},
             gates=["speedup >= 1"],
@@ -68,21 +68,21 @@ def measure(pair: Pair, budget: float) -> dict[str, Any]:
 
 def _print(name: str, found: dict[str, Any]) -> None:
     print(f"\n{name}: seconds to load, by batch size: {found['loading']}")
-    print("| batch | threads | arm | p50, ms | p90 | p99 | samples/s | peak MB | times the sparse |")
+    print("| batch | threads | variant | p50, ms | p90 | p99 | samples/s | peak MB | times the sparse |")
     print("|---:|---:|---|---:|---:|---:|---:|---:|---:|")
     for facts in sorted(found["latency"], key=lambda facts: (facts["batch_size"], facts["threads"])):
-        for arm, of in facts["arms"].items():
-            ratio = facts["ratios"].get(arm)
+        for variant, of in facts["variants"].items():
+            ratio = facts["ratios"].get(variant)
             ends = [float(ratio[key]) for key in ("value", "low", "high")] if ratio else []  # infinite ones are text
-            cells = [
+            workloads = [
                 *(f"{facts[key]}" for key in ("batch_size", "threads")),
-                arm,
+                variant,
                 *("" if of[key] is None else f"{of[key]:.2f}" for key in ("p50", "p90", "p99")),
                 f"{1e3 * facts['batch_size'] / of['p50']:.0f}",
                 f"{of['memory'] / 1e6:.0f}",
                 "{:.2f} [{:.2f}, {:.2f}]".format(*ends) if ends else "",
             ]
-            print(f"| {' | '.join(cells)} |")
+            print(f"| {' | '.join(workloads)} |")
 
 
 def _read() -> dict[str, Any]:

@@ -116,8 +116,9 @@ def trial(bundle: Bundle, kind: str, slow: dict[str, str], folder: Path) -> dict
         raise SystemExit(f"A trial was not measured: {found.latency.failure}")
     measured = found.measured["speedup" if kind == "spread" else "latency.p50.ratio"]
     means = {
-        arm: float(np.concatenate([times for name, times in raw.items() if name.startswith(f"{arm}.")]).mean()) / 1e6
-        for arm in found.latency.arms
+        variant: float(np.concatenate([times for name, times in raw.items() if name.startswith(f"{variant}.")]).mean())
+        / 1e6
+        for variant in found.latency.variants
     }
     steady = found.latency.steadiness
     return {
@@ -131,7 +132,7 @@ def trial(bundle: Bundle, kind: str, slow: dict[str, str], folder: Path) -> dict
         "seconds": found.latency.seconds,
         "launches": found.latency.launches,
         "looks": found.latency.looks,
-        "p50": {name: round(arm.p50, 4) for name, arm in found.latency.arms.items()},
+        "p50": {name: round(variant.p50, 4) for name, variant in found.latency.variants.items()},
         "mean": {name: round(mean, 4) for name, mean in means.items()},
         "drift": round(steady.drift, 3),
         "steal": steady.steal and round(steady.steal, 4),

@@ -1,4 +1,4 @@
-"""How long a turn should be: the same model as both arms, so that the launches' ratios should all be 1.
+"""How long a turn should be: the same model as both variants, so that the launches' ratios should all be 1.
 
 Turn lengths take turns themselves, launch by launch; what is told is how far the launches of each spread.
 """
@@ -23,17 +23,17 @@ LAUNCHES = 20
 
 def main() -> dict[str, Any]:
     bundle, cpus = trust.the_bundle(trust.BATCH).path, machine.describe().cpus
-    contender = prepare(bundle, None, cpus, SILENT, accept_licenses=frozenset(), ask=None)
-    arms = {"a": contender.open, "b": contender.open}
+    loaded = prepare(bundle, None, cpus, SILENT, accept_licenses=frozenset(), ask=None)
+    variants = {"a": loaded.open, "b": loaded.open}
     logs: dict[float, list[float]] = {turn: [] for turn in TURNS}
     p50 = []
     for _ in range(LAUNCHES):
         for turn in TURNS:
             plan = Plan(most=1, block=turn)
-            taken = latency.measure(arms, contender.inputs(), batch_size=trust.BATCH, plan=plan, cpus=cpus)
+            taken = latency.measure(variants, loaded.inputs(), batch_size=trust.BATCH, plan=plan, cpus=cpus)
             found = taken.seen()
             logs[turn].append(float(np.log(found.ratios["b"].value)))
-            p50.append(found.arms["a"].p50)
+            p50.append(found.variants["a"].p50)
     print(f"a run takes {np.median(p50):.1f} ms; {LAUNCHES} launches of each, a second of alternation")
     for turn, values in logs.items():
         print(f"  turns of {1e3 * turn:3.0f} ms: the launches' ratios spread by {100 * np.std(values, ddof=1):.2f} %")

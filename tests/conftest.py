@@ -12,8 +12,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from safetensors.numpy import save_file
 
-from acdc_export.history import History, PhaseRecord
 from acdc_export.pair import LayerCount, Pair, PatternRecord, Record, TensorSpec, write
+from acdc_export.records.history import History, PhaseRecord
 
 CHANNELS, CLASSES, SIDE = 32, 10, 8
 ROWS = 24

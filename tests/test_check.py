@@ -70,7 +70,7 @@ def test_a_self_test_leaves_all_that_it_measured(bundle: Path, tmp_path: Path) -
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
     assert document["kind"] == "self-test"
-    assert set(document["latency"]["arms"]) == {"old", "new"}
+    assert set(document["latency"]["variants"]) == {"old", "new"}
     assert [gate["gate"] for gate in document["gates"]] == [LOOSE[0], "parity <= 0.001"]
     folder = tmp_path / "checks" / bundle.name
     assert sorted(path.name for path in folder.iterdir()) == ["check.json", "junit.xml", "report.md", "samples.npz"]

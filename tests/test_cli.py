@@ -66,7 +66,7 @@ def test_nothing_given_is_help_or_two_lines(arguments: tuple[str, ...]) -> None:
 
 
 def test_version() -> None:
-    from acdc_export import __version__
+    from acdc_export.version import __version__
 
     assert run("--version").stdout == f"acdc-export {__version__}\n"
 

@@ -46,8 +46,8 @@ def test_two_targets_take_turns_in_one_measurement(
     assert {one["name"] for one in found["candidates"]} == names
     assert all(one["accuracy"] for one in found["candidates"])
     assert found["recommended"] in names
-    assert [(cell["batch_size"], cell["threads"]) for cell in found["latency"]] == [(16, 2), (16, 1)]
-    assert next(iter(found["latency"][0]["arms"])) == "dense@onnxruntime"
+    assert [(workload["batch_size"], workload["threads"]) for workload in found["latency"]] == [(16, 2), (16, 1)]
+    assert next(iter(found["latency"][0]["variants"])) == "dense@onnxruntime"
     assert [verdict["gate"] for verdict in found["verdicts"]] == ["cpu", "onnxruntime"]
     assert (place / "comparison.svg").read_text().startswith("<svg")
     for name in ("cpu", "onnxruntime"):
@@ -56,9 +56,9 @@ def test_two_targets_take_turns_in_one_measurement(
         assert bundle.report.exit_code == 0
     ours = Bundle.load(tmp_path / "bundles" / "tiny-cpu").report
     # What takes turns is measured once: the control is the twin that the other target has anyway.
-    assert list(ours.latency[0].arms) == ["sparse", "dense", "dense@onnxruntime"]
+    assert list(ours.latency[0].variants) == ["sparse", "dense", "dense@onnxruntime"]
     assert ours.latency[0].launches == found["latency"][0]["launches"]
-    assert ours.latency[0].arms["dense"].p50 == found["latency"][0]["arms"]["dense@cpu"]["p50"]
+    assert ours.latency[0].variants["dense"].p50 == found["latency"][0]["variants"]["dense@cpu"]["p50"]
     assert not list((tmp_path / "bundles").glob(".*"))
 
 

@@ -47,7 +47,7 @@ def test_integers_in_deepsparse(pair: Pair, cpu: str, labelled: Path, training: 
     assert all(half.ok for halves in report.parity.values() for half in halves.values())
     # The twin as one would serve it instead: in what a runtime computes in by itself, and in its own int8.
     controls = {"dense@onnxruntime", "dense@onnxruntime-int8", "dense@openvino-default", "dense@openvino-int8"}
-    assert set(report.latency[0].arms) == {"sparse", "dense", *controls}
+    assert set(report.latency[0].variants) == {"sparse", "dense", *controls}
     assert report.quantization is not None
     assert report.accuracy is not None
     assert report.quantization.sparse == report.accuracy.sparse

@@ -66,7 +66,7 @@ def test_the_wheel(python: Path, tmp_path: Path) -> None:
 
 def test_the_base_needs_neither_torch_nor_onnx(python: Path, tmp_path: Path) -> None:
     program = (
-        "import sys, acdc_export.cli, acdc_export.workflow, acdc_export.report, acdc_export.engines\n"
+        "import sys, acdc_export.cli, acdc_export.workflow, acdc_export.present.report, acdc_export.engines\n"
         "from acdc_export import verify, Bundle, Pair, export\n"
         "extras = {'torch', 'onnx', 'onnx_ir', 'onnxruntime', 'sklearn', 'torchvision', 'PIL', 'matplotlib'}\n"
         "print(sorted(extras & set(sys.modules)))"

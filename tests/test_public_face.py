@@ -48,15 +48,15 @@ def test_every_module_says_what_it_is_for() -> None:
 
 # Who may import whom, from the table in docs/design.md: rooms on the left know nothing of those on the right.
 UNKNOWN_TO = {
-    "evidence": ["torch", "onnx", "engines", "trial", "workflow", "cli", "graph", "bundle", "report"],
-    "graph": ["torch", "engines", "evidence", "trial", "workflow", "cli", "bundle", "report"],
-    "engines": ["torch", "onnx", "graph", "trial", "workflow", "cli", "bundle", "report", "pair"],
-    "report": ["torch", "onnx", "graph", "engines", "trial", "workflow", "cli", "bundle", "pair"],
-    "pair": ["torch", "onnx", "graph", "engines", "evidence", "trial", "workflow", "cli", "bundle", "report"],
-    "data": ["torch", "onnx", "graph", "engines", "evidence", "trial", "workflow", "cli", "bundle", "report"],
-    "training": ["graph", "engines", "evidence", "trial", "workflow", "cli", "bundle", "report"],
-    "bundle": ["torch", "onnx", "graph", "engines", "trial", "workflow", "cli"],
-    "trial": ["torch", "onnx", "workflow", "cli"],
+    "evidence": ["torch", "onnx", "engines", "evaluation", "workflow", "cli", "graph", "bundle", "report"],
+    "graph": ["torch", "engines", "evidence", "evaluation", "workflow", "cli", "bundle", "report"],
+    "engines": ["torch", "onnx", "graph", "evaluation", "workflow", "cli", "bundle", "report", "pair"],
+    "report": ["torch", "onnx", "graph", "engines", "evaluation", "workflow", "cli", "bundle", "pair"],
+    "pair": ["torch", "onnx", "graph", "engines", "evidence", "evaluation", "workflow", "cli", "bundle", "report"],
+    "data": ["torch", "onnx", "graph", "engines", "evidence", "evaluation", "workflow", "cli", "bundle", "report"],
+    "training": ["graph", "engines", "evidence", "evaluation", "workflow", "cli", "bundle", "report"],
+    "bundle": ["torch", "onnx", "graph", "engines", "evaluation", "workflow", "cli"],
+    "evaluation": ["torch", "onnx", "workflow", "cli"],
 }
 # Beside numpy batches to judge by, it has torch's to train on; torch is imported when they are asked for.
 EXCEPTIONS = {"data/images.py": {"torch"}}

@@ -106,8 +106,11 @@ def test_both_halves_in_deepsparse(pair: Pair, cpu: str, labelled: Path, tmp_pat
     assert report.accuracy is not None
     assert report.accuracy.dense.value == 100.0  # its own answers are the labels
     assert report.accuracy.sparse.value < 100.0
-    assert [(cell.batch_size, cell.threads) for cell in report.latency] == [(16, len(report.machine.cpus)), (1, 2)]
-    assert set(report.latency[0].arms) == {"sparse", "dense", "dense@onnxruntime", "dense@openvino-default"}
+    assert [(workload.batch_size, workload.threads) for workload in report.latency] == [
+        (16, len(report.machine.cpus)),
+        (1, 2),
+    ]
+    assert set(report.latency[0].variants) == {"sparse", "dense", "dense@onnxruntime", "dense@openvino-default"}
     assert all(seconds > 0 for halves in report.loading.values() for seconds in halves.values())
     assert {gate.gate for gate in report.gates} >= {"speedup >= 1.0", "supported_ops >= 1.0", "parity <= 0.001"}
     assert (bundle.path / "report.md").read_text().startswith("# tiny on cpu")
@@ -148,7 +151,10 @@ def test_onnxruntime_takes_one_file_for_all_batch_sizes(
 ) -> None:
     bundle = export(pair, control, data=str(labelled), batch_sizes=[3], out=tmp_path / "bundles")
     assert [path.name for path in (bundle.path / "model").iterdir()] == ["model.onnx"]
-    assert [cell.batch_size for cell in bundle.report.latency] == [16, 3]  # the gated one is always measured, and first
+    assert [workload.batch_size for workload in bundle.report.latency] == [
+        16,
+        3,
+    ]  # the gated one is always measured, and first
     checked = verify(bundle.path)
     assert [check.status for check in checked.checks if check.gate.startswith("golden")] == ["pass", "pass"]
     assert "defined otherwise" in " ".join(checked.notes)  # the built-in target has other [benchmark] settings
@@ -285,7 +291,7 @@ def going(pair: Pair, tmp_path: Path, labelled: Path) -> Iterator[subprocess.Pop
         stderr=subprocess.PIPE,
         text=True,
     )
-    wait_for(lambda: len(processes(target)) == 3)  # the command and both arms of the latency measurement
+    wait_for(lambda: len(processes(target)) == 3)  # the command and both variants of the latency measurement
     yield process
     process.kill()
     process.communicate()

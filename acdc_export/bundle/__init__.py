@@ -20,11 +20,14 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import files, report
+from .. import files
 from ..errors import BundleError
 from ..files import Fingerprint
 from ..pair.record import TensorSpec
-from ..report import PICTURE, Report, markdown, svg, to_json
+from ..present.markdown import PICTURE, markdown
+from ..present.run_picture import svg
+from ..records import report
+from ..records.report import Report, to_json
 
 __all__ = ["SCHEMA_VERSION", "Bundle", "Manifest", "ModelFile", "check_place", "create", "finish"]
 

@@ -1,22 +1,22 @@
 """A bundle beside an older one: is it still as fast, and if not, what made it slower?"""
 
+from ..present.check import markdown, render
+from ..records.check import SCHEMA_VERSION, BundleFacts, Cause, Check, Kind
 from . import baseline
-from .contender import Contender, find_target, prepare
-from .record import SCHEMA_VERSION, Cause, Check, Kind, Side
+from .loaded import LoadedBundle, find_target, prepare
 from .steps import REGRESSION, STORED, Setup, conduct, gates
-from .tables import markdown, render
 from .writing import append_history, check_history, check_place, entry, to_json, write
 
 __all__ = [
     "REGRESSION",
     "SCHEMA_VERSION",
     "STORED",
+    "BundleFacts",
     "Cause",
     "Check",
-    "Contender",
     "Kind",
+    "LoadedBundle",
     "Setup",
-    "Side",
     "append_history",
     "baseline",
     "check_history",

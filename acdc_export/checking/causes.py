@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from ..evidence.gates import Measurement
 from ..evidence.latency import Latency
-from .record import Cause, Side, Where
+from ..records.check import BundleFacts, Cause, Where
 
 
-def find(new: Side, old: Side, sparse: Latency, twins: Latency | None) -> tuple[Cause, ...]:
+def find(new: BundleFacts, old: BundleFacts, sparse: Latency, twins: Latency | None) -> tuple[Cause, ...]:
     """What differs between the bundles, and, where the new one is slower beyond doubt, what that leaves as cause."""
     export = _export(new, old)
     alike = not export and new.total == old.total  # so what slows the twins is the engine
@@ -33,7 +33,7 @@ def find(new: Side, old: Side, sparse: Latency, twins: Latency | None) -> tuple[
     return tuple(found)
 
 
-def _model(new: Side, old: Side) -> list[Cause]:
+def _model(new: BundleFacts, old: BundleFacts) -> list[Cause]:
     if new.sparsity is None or old.sparsity is None or (new.zeros, new.total) == (old.zeros, old.total):
         return []
     than = "denser" if new.sparsity < old.sparsity else "sparser" if new.sparsity > old.sparsity else "of another size"
@@ -46,7 +46,7 @@ def _model(new: Side, old: Side) -> list[Cause]:
     ]
 
 
-def _export(new: Side, old: Side) -> list[Cause]:
+def _export(new: BundleFacts, old: BundleFacts) -> list[Cause]:
     found = []
     names = sorted({*new.operators, *old.operators})
     changed = [name for name in names if new.operators.get(name, 0) != old.operators.get(name, 0)]
@@ -66,7 +66,7 @@ def _export(new: Side, old: Side) -> list[Cause]:
     return found
 
 
-def _engine(new: Side, old: Side) -> list[Cause]:
+def _engine(new: BundleFacts, old: BundleFacts) -> list[Cause]:
     found = []
     if (new.runtime, new.version) != (old.runtime, old.version):
         found.append(

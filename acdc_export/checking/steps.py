@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 from functools import partial
 from time import monotonic
 
-from .. import __version__
 from ..config import DEFAULT_GATES
 from ..data import Data
 from ..errors import EngineError, UsageError
@@ -20,10 +19,11 @@ from ..evidence.latency import Latency, Plan, Samples
 from ..machine import Machine
 from ..pair import named
 from ..progress import Progress
+from ..records.check import BundleFacts, Check, Kind
+from ..version import __version__
 from . import baseline, causes
 from .baseline import Baseline, Entry, MachineClass
-from .contender import Contender
-from .record import Check, Kind, Side
+from .loaded import LoadedBundle
 
 REGRESSION = "latency.p50.ratio <= 1.03"
 """What a bundle has to reach where no gate is named: a slowdown of 3 % is found, and none is none."""
@@ -60,8 +60,8 @@ class Setup:
     """What is checked, beside what, and how long."""
 
     kind: Kind
-    new: Contender
-    old: Contender | None
+    new: LoadedBundle
+    old: LoadedBundle | None
     stored: Baseline | None
     source: str | None  # the file of the stored ratios
     data: Data | None
@@ -148,7 +148,7 @@ def conduct(setup: Setup) -> tuple[Check, dict[str, Samples]]:
     return found, samples
 
 
-def _check_alike(new: Contender, old: Contender, answers: bool) -> None:
+def _check_alike(new: LoadedBundle, old: LoadedBundle, answers: bool) -> None:
     """Two bundles can be compared where both take the same inputs, and where `answers` count, give the same outputs.
 
     Raises `UsageError`.
@@ -167,7 +167,7 @@ def _check_alike(new: Contender, old: Contender, answers: bool) -> None:
             )
 
 
-def _examine(setup: Setup, alpha: float) -> tuple[Side, Side | None, Accuracy | None]:
+def _examine(setup: Setup, alpha: float) -> tuple[BundleFacts, BundleFacts | None, Accuracy | None]:
     """Both bundles on this machine, before anything is timed: golden outputs, and accuracy on the same samples."""
     with ExitStack() as stack:
         new = stack.enter_context(closing(setup.new.open()))
@@ -201,7 +201,7 @@ def _measure(
     )
     share = 1 - TWINS if setup.kind == "against" and setup.twins else 1.0
     taken = run(
-        _arms(setup),
+        _variants(setup),
         # What the stored checks leave open does not shrink with measuring: looking early would only spend its error.
         plan=replace(setup.plan, budget=share * setup.plan.budget, looks=() if entry else setup.plan.looks),
         # What is stored is used for long: it gets the whole budget.
@@ -225,7 +225,7 @@ def _measure(
     return found, twins.seen(), samples, [f"The twins: {note}" for note in latency.notes(twins.seen())]
 
 
-def _arms(setup: Setup) -> dict[str, latency.Open]:
+def _variants(setup: Setup) -> dict[str, latency.Open]:
     """What takes turns; the first is what the others are held against."""
     if setup.old:
         return {"old": setup.old.open, "new": setup.new.open}
@@ -250,17 +250,17 @@ def _beside_gates(setup: Setup, found: Latency) -> list[Verdict]:
     return []
 
 
-def machine_class(machine: Machine, side: Side) -> MachineClass:
+def machine_class(machine: Machine, side: BundleFacts) -> MachineClass:
     """The class of this machine, as the side's engine sees it."""
     return MachineClass(machine.processor, side.instruction_set, len(machine.cpus))
 
 
 def _memory(found: Latency) -> Measurement | None:
-    arm = found.arms.get("new") or found.arms.get("sparse")
-    return Measurement.exact(arm.memory) if arm else None
+    variant = found.variants.get("new") or found.variants.get("sparse")
+    return Measurement.exact(variant.memory) if variant else None
 
 
-def _notes(setup: Setup, new: Side, old: Side | None, sparse: Latency) -> list[str]:
+def _notes(setup: Setup, new: BundleFacts, old: BundleFacts | None, sparse: Latency) -> list[str]:
     found = latency.notes(sparse)
     if len(setup.machine.cpus) == 1:
         found.append("One core was measured on: this program shares it with what it measures.")

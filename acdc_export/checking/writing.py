@@ -12,12 +12,12 @@ import numpy as np
 from ..evidence.latency import Samples
 from ..files import check_file, new_folder, output_errors, write_json
 from ..files import check_place as check_folder
-from ..report import plain_json
+from ..present.check import markdown
+from ..present.junit import junit
+from ..records.check import SCHEMA_VERSION, Check
+from ..records.report import plain_json
 from .baseline import Entry, Stored
-from .junit import junit
-from .record import SCHEMA_VERSION, Check
 from .steps import machine_class
-from .tables import markdown
 
 _MARKER = "check.json"
 _HISTORY = "with --history"
@@ -43,7 +43,7 @@ def write(path: Path, check: Check, samples: dict[str, Samples]) -> None:
     Raises:
         OutputError: it can't be written; what was there stays.
     """
-    raw = {f"{kind}{arm}": times for kind, taken in samples.items() for arm, times in taken.items()}
+    raw = {f"{kind}{variant}": times for kind, taken in samples.items() for variant, times in taken.items()}
     with new_folder(path, _MARKER) as folder:
         write_json(folder / _MARKER, to_json(check))
         np.savez_compressed(folder / "samples.npz", **raw)  # type: ignore[arg-type]
@@ -60,7 +60,7 @@ def append_history(path: Path, check: Check) -> None:
     """Add a line to a file of JSON lines. Raises `OutputError`."""
     document = to_json(check)
     line = {key: document[key] for key in _KEPT}
-    line["p50"] = {name: arm.p50 for name, arm in check.latency.arms.items()}
+    line["p50"] = {name: variant.p50 for name, variant in check.latency.variants.items()}
     for name in ("new", "old"):
         line[name] = document[name] and {key: document[name][key] for key in _KEPT_OF_SIDES}
     with output_errors(path, _HISTORY):

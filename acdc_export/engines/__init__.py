@@ -3,7 +3,18 @@
 from .building import Built
 from .environment import Environment, Status, ensure, status
 from .home import home
-from .seat import Seat
+from .installed import InstalledTarget
 from .worker import Timeouts, Worker, open_engine
 
-__all__ = ["Built", "Environment", "Seat", "Status", "Timeouts", "Worker", "ensure", "home", "open_engine", "status"]
+__all__ = [
+    "Built",
+    "Environment",
+    "InstalledTarget",
+    "Status",
+    "Timeouts",
+    "Worker",
+    "ensure",
+    "home",
+    "open_engine",
+    "status",
+]

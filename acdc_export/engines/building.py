@@ -17,7 +17,7 @@ from .worker import DEFAULT_TIMEOUTS, Timeouts, Worker, Zeros, check_cores
 class Built:
     """A model that a runtime made for itself."""
 
-    path: Path  # what `Seat.open` takes
+    path: Path  # what `InstalledTarget.open` takes
     files: tuple[Path, ...]  # all that it consists of, `path` among them
     zeros: Zeros | None  # of the weights in it, by names of the runtime's; None if it doesn't count them
 

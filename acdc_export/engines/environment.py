@@ -24,9 +24,9 @@ from ..config import Runtime, Target
 from ..errors import RuntimeUnavailable
 from ..files import new_folder, output_errors, write_json
 from ..progress import SILENT, Progress
-from . import licenses, recipe
+from . import licenses, spec
 from .home import home
-from .recipe import Recipe
+from .spec import EnvironmentSpec
 
 SCHEMA_VERSION = 1
 RECORD = "environment.json"
@@ -94,7 +94,7 @@ def ensure(
     """
     runtime = target.runtime
     _check_machine(runtime)
-    asked = _recipe(target, locked)
+    asked = _spec(target, locked)
     found = _find(asked)
     if found is None:
         python, minor = _interpreter(runtime)  # before the license: nobody reads one for nothing
@@ -110,7 +110,7 @@ def status(target: Target) -> Status:
     """What `ensure` would find, without installing or asking anything; takes well under a second."""
     try:
         _check_machine(target.runtime)
-        if found := _find(recipe.ordinary(target)):
+        if found := _find(spec.ordinary(target)):
             return Status("installed", f"in {found.folder}")
         _interpreter(target.runtime)
     except RuntimeUnavailable as error:
@@ -144,22 +144,22 @@ def _preferred(runtime: Runtime) -> list[int]:
     return sorted(supported_minors(runtime.python), key=lambda minor: (minor != own, -minor))
 
 
-def _recipe(target: Target, locked: dict[str, str] | None) -> Recipe:
+def _spec(target: Target, locked: dict[str, str] | None) -> EnvironmentSpec:
     """What is to be installed. Versions that are locked need no environment of their own where the ordinary one,
     as it is installed, has them."""
-    ordinary = recipe.ordinary(target)
+    ordinary = spec.ordinary(target)
     if locked is None:
         return ordinary
-    exact = recipe.exact(target, locked)
+    exact = spec.exact(target, locked)
     found = _find(ordinary)
     return ordinary if found is not None and not exact.differences(found.locked) else exact
 
 
-def _folder(asked: Recipe, minor: int) -> Path:
+def _folder(asked: EnvironmentSpec, minor: int) -> Path:
     return home() / "environments" / asked.folder_name(minor)
 
 
-def _find(asked: Recipe) -> Environment | None:
+def _find(asked: EnvironmentSpec) -> Environment | None:
     """The environment, if it is installed and whole."""
     candidates = (_read(_folder(asked, minor)) for minor in _preferred(asked.target.runtime))
     return next((found for found in candidates if found is not None and not asked.differences(found.locked)), None)
@@ -258,7 +258,7 @@ def _alone(folder: Path, on_wait: Callable[[], None]) -> Iterator[None]:
         yield
 
 
-def _build(asked: Recipe, python: Path, folder: Path, progress: Progress) -> Environment:
+def _build(asked: EnvironmentSpec, python: Path, folder: Path, progress: Progress) -> Environment:
     """Make the environment in a temporary sibling of `folder` and rename it."""
     with (
         new_folder(folder, RECORD, _ELSEWHERE) as temporary,
@@ -316,7 +316,7 @@ def _build(asked: Recipe, python: Path, folder: Path, progress: Progress) -> Env
     return Environment(folder / "bin" / "python", locked, folder)
 
 
-def _requirements_file(asked: Recipe, folder: Path) -> Path:
+def _requirements_file(asked: EnvironmentSpec, folder: Path) -> Path:
     """What pip reads: the target's own file, since its lines may name others beside it, or one in `folder`."""
     if asked.locked is None:
         return asked.target.requirements.absolute()
@@ -325,7 +325,9 @@ def _requirements_file(asked: Recipe, folder: Path) -> Path:
     return file
 
 
-def _run(command: Sequence[str | Path], asked: Recipe, folder: Path, on_line: Callable[[str], None]) -> list[str]:
+def _run(
+    command: Sequence[str | Path], asked: EnvironmentSpec, folder: Path, on_line: Callable[[str], None]
+) -> list[str]:
     """Run a step of an installation and return the lines of its output; whatever happens, it has ended.
 
     Raises:
@@ -363,7 +365,7 @@ def _run(command: Sequence[str | Path], asked: Recipe, folder: Path, on_line: Ca
     raise _failure(asked, lines)
 
 
-def _failure(asked: Recipe, lines: list[str]) -> RuntimeUnavailable:
+def _failure(asked: EnvironmentSpec, lines: list[str]) -> RuntimeUnavailable:
     """What stopped an installation, out of all that pip has to say about it."""
     said = [line for line in lines if line.strip()]
     errors = [line.split(":", 1)[1].strip() for line in said if line.startswith("ERROR:")]

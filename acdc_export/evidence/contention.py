@@ -1,14 +1,14 @@
 """Which rounds another process disturbed: told by the processor time that the workers lost in them.
 
-A process that gets onto one of the cores stretches a run of some milliseconds to several times that, in one arm or the
+A process that gets onto one of the cores stretches a run of some milliseconds to several times that, in one variant or the
 other. Alternation does not cancel what lasts no longer than a turn; but a run tells it of itself. Undisturbed, the
 threads of a runtime get the cores for a share of the time that stays the same from turn to turn. A turn whose share is
-clearly below that of its arm, and in which a thread had to leave its core, was disturbed, and its whole round is left
-out: for all arms, so that none is favoured.
+clearly below that of its variant, and in which a thread had to leave its core, was disturbed, and its whole round is left
+out: for all variants, so that none is favoured.
 
-What an arm does to itself has to count. So nothing is left out where one arm is hit far more often than another, for
+What an variant does to itself has to count. So nothing is left out where one variant is hit far more often than another, for
 the time that they had: a third party that comes and goes would hit both. (One that stays on a core for good may do so
-too, by where it puts an arm's threads at each launch. Then as well no median of what is left would be fair.)
+too, by where it puts an variant's threads at each launch. Then as well no median of what is left would be fair.)
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from numpy.typing import NDArray
 from .engine import Turn
 
 LOST = 0.1
-"""From which loss on, of the processor time that an arm usually gets, a turn was disturbed."""
+"""From which loss on, of the processor time that an variant usually gets, a turn was disturbed."""
 
 _LEAST = 0.25  # of the rounds have to be left: where nearly all are disturbed, that is how the machine is
-_UNEVEN, _BY_CHANCE = 3.0, 10  # times as often as the other arm, and in so many turns more
-_MATTERS = 0.05  # of an arm's turns; a median hardly feels fewer
+_UNEVEN, _BY_CHANCE = 3.0, 10  # times as often as the other variant, and in so many turns more
+_MATTERS = 0.05  # of an variant's turns; a median hardly feels fewer
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Contention:
     disturbed: float  # share of the rounds, 0 to 1
     left_out: bool
     launches: int = 0  # that were left out as a whole, since too few of their rounds were undisturbed
-    uneven: str | None = None  # the arm that was hit far more often than another, by itself perhaps
+    uneven: str | None = None  # the variant that was hit far more often than another, by itself perhaps
 
 
 def find(launches: Sequence[Mapping[str, Sequence[Turn]]], fewest: int) -> tuple[Contention, list[NDArray[np.bool_]]]:
@@ -63,7 +63,7 @@ def find(launches: Sequence[Mapping[str, Sequence[Turn]]], fewest: int) -> tuple
 
 
 def _hit(turns: Sequence[Turn]) -> NDArray[np.bool_]:
-    """Which turns of an arm were disturbed."""
+    """Which turns of an variant were disturbed."""
     shares = np.array([turn.processor / max(1, turn.nanoseconds.sum()) for turn in turns])
     preempted = np.array([turn.preempted > 0 for turn in turns])
     usual = np.percentile(shares, 75)  # an undisturbed one's, even where more than half are disturbed
@@ -72,7 +72,7 @@ def _hit(turns: Sequence[Turn]) -> NDArray[np.bool_]:
 
 
 def _uneven(hit: Mapping[str, NDArray[np.bool_]], seconds: Mapping[str, float]) -> str | None:
-    """The arm that was hit far more often than another in the same rounds, for the time that its turns took."""
+    """The variant that was hit far more often than another in the same rounds, for the time that its turns took."""
     for name, turns in hit.items():
         for other, others in hit.items():
             alone = int((turns & ~others).sum())

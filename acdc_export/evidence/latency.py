@@ -1,13 +1,13 @@
 """Latency by paired alternation: ratios, since milliseconds drift while ratios stay.
 
-Every arm (the sparse half, its twin, an older bundle's sparse half) is a process of its own. In each round the arms
+Every variant (the sparse half, its twin, an older bundle's sparse half) is a process of its own. In each round the variants
 take turns, in an order that is drawn anew for every other round and reversed in the next (B A C, C A B), so that no
-arm keeps a better place than another; all but one are stopped, so that no spinning thread pool disturbs a neighbour.
-A turn is as short as can be, one run of the slowest arm: the ratio of two arms within a round cancels only that part of
-the machine's drift which is slower than a round. Turns of all arms take about as long.
+variant keeps a better place than another; all but one are stopped, so that no spinning thread pool disturbs a neighbour.
+A turn is as short as can be, one run of the slowest variant: the ratio of two variants within a round cancels only that part of
+the machine's drift which is slower than a round. Turns of all variants take about as long.
 
 Processes of the same model differ for as long as they live (pages, alignment, placement), which no number of rounds
-averages out. So all arms are launched anew again and again, each launch gives one log ratio (the median over its
+averages out. So all variants are launched anew again and again, each launch gives one log ratio (the median over its
 rounds), and the interval is over launches (`stats.ratio`).
 
 Rounds in which another process had a part of the cores are left out (`contention`) of medians and of their ratios;
@@ -44,23 +44,23 @@ Open = Callable[[], Engine]
 Clock = Callable[[], float]
 Times = NDArray[np.int64]  # raw nanoseconds of every run, (runs,)
 Samples = dict[str, NDArray[Any]]
-"""Raw nanoseconds of every run by "ARM.LAUNCH"; of each turn, "processor.ARM.LAUNCH" and "preempted.ARM.LAUNCH" as in
+"""Raw nanoseconds of every run by "VARIANT.LAUNCH"; of each turn, "processor.VARIANT.LAUNCH" and "preempted.VARIANT.LAUNCH" as in
 `Turn`; and by "counted.LAUNCH" which rounds are undisturbed."""
 
 _LONGEST_TURN = 0.1
-"""Seconds that a fast arm's turn may take beside a slow one's."""
+"""Seconds that a fast variant's turn may take beside a slow one's."""
 
 _FEWEST = 4
 """Rounds that a launch has; half of them have to be undisturbed."""
 
 _ALIKE = 1.5
-"""Arms whose runs are as long, but for this factor, get turns of as many."""
+"""Variants whose runs are as long, but for this factor, get turns of as many."""
 
 _LONG = 0.05
 """Seconds of a run from which on it hardly matters what is in the caches when it begins."""
 
 TAIL_RUNS = 1000
-"""Runs of an arm from which on its 99th percentile is told: ten beyond it at least."""
+"""Runs of an variant from which on its 99th percentile is told: ten beyond it at least."""
 
 
 @dataclass(frozen=True)
@@ -72,13 +72,13 @@ class Plan:
     fewest: int = 8  # launches before anything is decided early: of fewer, the end says more than an early look
     most: int = 1000  # launches
     launch: float = 1.0  # of alternation, each launch
-    warmup: float = 0.1  # at least, each arm
+    warmup: float = 0.1  # at least, each variant
     block: float = 0.005  # at least, each turn
 
 
 @dataclass(frozen=True)
-class Arm:
-    """What one arm took, over all launches: milliseconds a batch, and the most memory in bytes.
+class Variant:
+    """What one variant took, over all launches: milliseconds a batch, and the most memory in bytes.
 
     The median is of undisturbed rounds, the tail of all.
     """
@@ -95,15 +95,15 @@ class Arm:
 class Latency:
     """One batch size; `launches` and `rounds` are those that medians are of.
 
-    `ratios` holds, for every arm but the first, its median latency over the first one's.
+    `ratios` holds, for every variant but the first, its median latency over the first one's.
 
     `tails` holds the same of the 99th percentiles, where there are runs enough. Their intervals are at 1 - `alpha`.
     Where an engine died, `failure` says how, and there are no ratios: what was measured until then is no evidence.
     """
 
     batch_size: int
-    threads: int  # of each arm
-    arms: dict[str, Arm]
+    threads: int  # of each variant
+    variants: dict[str, Variant]
     ratios: dict[str, Measurement]
     tails: dict[str, Measurement]
     launches: int
@@ -117,7 +117,7 @@ class Latency:
 
 @dataclass
 class _Launch:
-    """What one launch of all arms gave, so far: by arm, its turns."""
+    """What one launch of all variants gave, so far: by variant, its turns."""
 
     turns: dict[str, list[Turn]]
     memory: dict[str, int] = field(default_factory=dict)
@@ -130,7 +130,7 @@ class _Launch:
         return not self.jumped and len(self.memory) == len(self.turns)
 
     def times(self, name: str) -> list[Times]:
-        """Nanoseconds of the runs of each turn of an arm."""
+        """Nanoseconds of the runs of each turn of an variant."""
         return [turn.nanoseconds[self.cold :] for turn in self.turns[name]]
 
     def medians(self, name: str) -> NDArray[np.float64]:
@@ -160,7 +160,7 @@ class _Looks:
 
 
 def measure(
-    arms: Mapping[str, Open],
+    variants: Mapping[str, Open],
     inputs: Arrays,
     *,
     batch_size: int,
@@ -171,12 +171,12 @@ def measure(
     advance: Advance | None = None,
     clock: Clock = perf_counter,
 ) -> Alternation:
-    """Measure the arms in turns.
+    """Measure the variants in turns.
 
     Args:
         alpha: what the intervals of each ratio may miss, over all looks together.
         decided: whether what was found so far settles every gate; without it the budget is used up.
-        cpus: those that the arms are pinned to, to tell what else ran on them.
+        cpus: those that the variants are pinned to, to tell what else ran on them.
         advance: called after each launch with the seconds that it took.
 
     Raises:
@@ -190,9 +190,9 @@ def measure(
     begun, alternation, overhead, failure = clock(), plan.launch, 0.0, None
     while True:
         start = clock()
-        launch = _Launch({name: [] for name in arms})
+        launch = _Launch({name: [] for name in variants})
         try:
-            _conduct(launch, arms, inputs, replace(plan, launch=alternation), fastest, random, watch, clock)
+            _conduct(launch, variants, inputs, replace(plan, launch=alternation), fastest, random, watch, clock)
         except EngineError as error:
             if not launches and not any(launch.turns.values()):
                 raise
@@ -216,7 +216,7 @@ def measure(
 
 def _conduct(
     launch: _Launch,
-    arms: Mapping[str, Open],
+    variants: Mapping[str, Open],
     inputs: Arrays,
     plan: Plan,
     fastest: dict[str, float],
@@ -224,14 +224,14 @@ def _conduct(
     watch: steadiness.Watch,
     clock: Clock,
 ) -> None:
-    """Launch all arms, warm them up and let them alternate; what they took goes into `launch` as it comes.
+    """Launch all variants, warm them up and let them alternate; what they took goes into `launch` as it comes.
 
-    `fastest` holds the nanoseconds of each arm's fastest run, in this launch and those before.
+    `fastest` holds the nanoseconds of each variant's fastest run, in this launch and those before.
     """
     with ExitStack() as stack:
         engines: dict[str, Engine] = {}
-        for name in random.sample(list(arms), len(arms)):
-            engines[name] = stack.enter_context(closing(arms[name]()))
+        for name in random.sample(list(variants), len(variants)):
+            engines[name] = stack.enter_context(closing(variants[name]()))
         for engine in engines.values():  # they load side by side, and only then is anything paused
             engine.ready()
         watch.timer(max(engine.timer() for engine in engines.values()))
@@ -240,7 +240,7 @@ def _conduct(
         for name, engine in engines.items():
             fastest[name] = min(fastest.get(name, math.inf), _warm_up(engine, inputs, plan, clock))
         runs = _turns(fastest, plan.block)
-        # The first run after the others finds cold caches, and is left out where that would favour an arm: one has a
+        # The first run after the others finds cold caches, and is left out where that would favour an variant: one has a
         # turn of a single run, another's median is of several. Where turns are of one run for all, it is all there is.
         uneven, several = len(set(runs.values())) > 1, min(runs.values()) > 2
         launch.cold = int((uneven or several) and max(fastest.values()) < _LONG * 1e9)
@@ -254,7 +254,7 @@ def _conduct(
 def _warm_up(engine: Engine, inputs: Arrays, plan: Plan, clock: Clock) -> float:
     """Run until the times settle; returns the nanoseconds that the fastest run took.
 
-    The fastest, since it is what a neighbour's burst in this moment does not change: by medians, one of two equal arms
+    The fastest, since it is what a neighbour's burst in this moment does not change: by medians, one of two equal variants
     would get turns of several runs and the other of one.
     """
     engine.resume()
@@ -273,9 +273,9 @@ def _warm_up(engine: Engine, inputs: Arrays, plan: Plan, clock: Clock) -> float:
 
 
 def _turns(fastest: Mapping[str, float], block: float) -> dict[str, int]:
-    """How many runs a turn of each arm has; `fastest` are nanoseconds of a run, `block` seconds.
+    """How many runs a turn of each variant has; `fastest` are nanoseconds of a run, `block` seconds.
 
-    Turns of one length for all: the machine's short spells then weigh as much in a fast arm as in a slow one. But arms
+    Turns of one length for all: the machine's short spells then weigh as much in a fast variant as in a slow one. But variants
     that are nearly as fast get as many runs, since the one would else be rounded up and the other down.
     """
     slowest = max(fastest.values())
@@ -297,7 +297,7 @@ def _alternate(
     random: Random,
     clock: Clock,
 ) -> None:
-    """Turns of every arm, as many for one as for the others: an even number, four at least."""
+    """Turns of every variant, as many for one as for the others: an even number, four at least."""
     order = list(engines)
     deadline = clock() + seconds
     done = 0
@@ -319,7 +319,7 @@ def _alternate(
 
 @dataclass(frozen=True)
 class Alternation:
-    """What arms that took turns gave. Each may be held against any other: `seen` says how one looks at it."""
+    """What variants that took turns gave. Each may be held against any other: `seen` says how one looks at it."""
 
     batch_size: int
     threads: int
@@ -331,19 +331,19 @@ class Alternation:
     looks: int
 
     @property
-    def arms(self) -> tuple[str, ...]:
+    def variants(self) -> tuple[str, ...]:
         """Their names."""
         return tuple(self.launches[0].turns)
 
     def seen(self, names: Mapping[str, str] | None = None) -> Latency:
-        """The first of some arms, and how the others compare with it; `names` gives each its name there.
+        """The first of some variants, and how the others compare with it; `names` gives each its name there.
 
         Launches in which the clock jumped count for nothing, nor do disturbed rounds.
         """
-        first, *others = names = names or {name: name for name in self.arms}
+        first, *others = names = names or {name: name for name in self.variants}
         whole = [launch for launch in self.launches if launch.whole]
         undisturbed, contended = self._counted
-        found = {name: _arm(name, shown, whole, undisturbed) for name, shown in names.items()} if whole else {}
+        found = {name: _variant(name, shown, whole, undisturbed) for name, shown in names.items()} if whole else {}
         ratios, tails = {}, {}
         if whole and self.failure is None:
             for name in others:
@@ -356,7 +356,7 @@ class Alternation:
         return Latency(
             batch_size=self.batch_size,
             threads=self.threads,
-            arms={arm.name: arm for arm in found.values()},
+            variants={variant.name: variant for variant in found.values()},
             ratios=ratios,
             tails=tails,
             launches=len(undisturbed),
@@ -369,8 +369,8 @@ class Alternation:
         )
 
     def samples(self, names: Mapping[str, str] | None = None) -> Samples:
-        """All that was measured of some arms, the disturbed rounds included, with what tells them apart."""
-        names = names or {name: name for name in self.arms}
+        """All that was measured of some variants, the disturbed rounds included, with what tells them apart."""
+        names = names or {name: name for name in self.variants}
         found: Samples = {
             f"{shown}.{at}": np.concatenate(times)
             for at, one in enumerate(self.launches)
@@ -424,28 +424,30 @@ def _p99(launches: Sequence[tuple[Times, int]]) -> float:
     return float(np.quantile(upper, max(0.0, rank / max(1, len(upper) - 1))))
 
 
-def _arm(name: str, shown: str, launches: Sequence[_Launch], undisturbed: Sequence[_Launch]) -> Arm:
+def _variant(name: str, shown: str, launches: Sequence[_Launch], undisturbed: Sequence[_Launch]) -> Variant:
     taken, quiet = (
         np.concatenate([times for one in some for times in one.times(name)]) for some in (launches, undisturbed)
     )
     p90, p99 = (float(value) / 1e6 for value in np.percentile(taken, (90, 99)))
     memory = max(launch.memory[name] for launch in launches)
-    return Arm(shown, len(taken), float(np.median(quiet)) / 1e6, p90, p99 if len(taken) >= TAIL_RUNS else None, memory)
+    return Variant(
+        shown, len(taken), float(np.median(quiet)) / 1e6, p90, p99 if len(taken) >= TAIL_RUNS else None, memory
+    )
 
 
 def notes(measured: Latency, where: str = "") -> list[str]:
     """What a reader has to know of a measurement beside its numbers, a line each; `where` says which it was."""
     where = where or f"Batch {measured.batch_size}"
-    fastest = min((arm.p50 for arm in measured.arms.values()), default=0.0)
+    fastest = min((variant.p50 for variant in measured.variants.values()), default=0.0)
     found = [f"{where}: not measured, since it ended early: {measured.failure}"] if measured.failure else []
     return found + [f"{where}: {note}" for note in measured.steadiness.notes(fastest)]
 
 
-def throughput(arm: Arm, batch_size: int) -> float:
+def throughput(variant: Variant, batch_size: int) -> float:
     """Samples a second at the median latency."""
-    return 1e3 * batch_size / arm.p50
+    return 1e3 * batch_size / variant.p50
 
 
 def archive(measured: Mapping[str, Samples]) -> dict[str, NDArray[Any]]:
-    """Samples of several measurements under the names of one file: `MEASUREMENT.ARM.LAUNCH`."""
+    """Samples of several measurements under the names of one file: `MEASUREMENT.VARIANT.LAUNCH`."""
     return {f"{name}.{key}": times for name, samples in measured.items() for key, times in samples.items()}

@@ -33,7 +33,7 @@ def paired_drop(only_first: int, only_second: int, count: int, alpha: float = AL
 
     `only_first` samples were right in the first alone, `only_second` in the second alone. The interval is the
     adjusted Wald interval for paired proportions (Bonett and Price 2012, doi:10.3102/1076998611411915): one
-    imaginary sample in each discordant cell, which keeps its coverage where few samples or none are discordant.
+    imaginary sample in each discordant workload, which keeps its coverage where few samples or none are discordant.
     """
     drop = (only_second - only_first) / count
     first, second = (only_first + 1) / (count + 2), (only_second + 1) / (count + 2)

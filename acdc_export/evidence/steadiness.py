@@ -20,7 +20,7 @@ the rounds."""
 class Steadiness:
     """What the machine did beside the measurement. None where the system doesn't tell."""
 
-    drift: float  # the slowest launch of the first arm over its fastest, by p50
+    drift: float  # the slowest launch of the first variant over its fastest, by p50
     steal: float | None  # share of the cores' time that the hypervisor gave to others
     others: float | None  # cores' worth of time that other processes took on the cores measured on
     timer: float  # nanoseconds from one reading of the workers' clock to the next
@@ -28,7 +28,7 @@ class Steadiness:
     contention: Contention  # rounds in which another process had a part of the cores
 
     def notes(self, p50: float) -> list[str]:
-        """What was unsteady, a line each; `p50` in milliseconds is the fastest arm's."""
+        """What was unsteady, a line each; `p50` in milliseconds is the fastest variant's."""
         found = []
         if self.drift > DRIFT:
             found.append(f"milliseconds drifted: the slowest launch took {self.drift:.2f}x as long as the fastest.")
@@ -83,7 +83,7 @@ class Watch:
         self._seconds += perf_counter() - start
 
     def found(self, medians: Sequence[float], jumps: int, contention: Contention) -> Steadiness:
-        """What was seen so far; `medians` of the first arm, one a launch."""
+        """What was seen so far; `medians` of the first variant, one a launch."""
         told = self._told and self._seconds > 0
         return Steadiness(
             drift=max(medians) / min(medians) if medians else 1.0,

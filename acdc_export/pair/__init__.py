@@ -1,6 +1,6 @@
 """The pair: a sparse network and its dense twin from one training run, as a folder that needs no torch to read."""
 
-from .feeding import named
+from .inputs import named
 from .record import FILES, HALVES, SCHEMA_VERSION, Half, LayerCount, PatternRecord, Record, TensorSpec
 from .store import Pair, Reference, check_place, write
 

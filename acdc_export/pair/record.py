@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from ..files import Fingerprint
-from ..history import History
+from ..records.history import History
 
 Half = Literal["sparse", "dense"]
 HALVES: tuple[Half, Half] = ("sparse", "dense")

@@ -38,8 +38,8 @@ from torch.optim import Optimizer
 from ..errors import TrainingError, UsageError
 from ..extras import extra
 from ..files import check_file
-from ..history import EpochRecord, PhaseRecord
 from ..pair import Half, check_place
+from ..records.history import EpochRecord, PhaseRecord
 from . import checkpoint as checkpoints
 from .enforcement import Enforcement, check_state, check_weights, reset_momentum
 from .pattern import Pattern
@@ -115,12 +115,12 @@ class ACDC:
         self._parts = checkpoints.Parts(
             self._model, optimizer, lr_scheduler, (*also, *([] if average is None else [average]))
         )
-        cover = pattern.cover(self._model)
-        self.left_dense = cover.dense
+        selection = pattern.select(self._model)
+        self.left_dense = selection.dense
         """The layers with weights that the pattern leaves dense, by module name, and why."""
-        check_weights(self._model, cover.weights, optimizer)
+        check_weights(self._model, selection.weights, optimizer)
         check_state(optimizer)
-        self._enforcement = Enforcement(cover.weights, optimizer)
+        self._enforcement = Enforcement(selection.weights, optimizer)
         self._legs = [*(_Leg(phase, phase.kind, "sparse") for phase in schedule.phases)]
         self._legs.append(_Leg(schedule.final, "dense", "dense"))
         self._leg, self._next = 0, -1  # where the run goes on: the leg, and what of it; -1 before it has begun
@@ -336,10 +336,10 @@ class ACDC:
             return PhaseRecord(phase.kind, phase.start, phase.end, nonzeros)
         pairs = [(before[name], dead[name]) for name in weights]
         changed = sum(int((then ^ now).sum()) for then, now in pairs)
-        revived = sum(int((then & ~now).sum()) for then, now in pairs)
+        regrown = sum(int((then & ~now).sum()) for then, now in pairs)
         dropped = sum(int(then.sum()) for then, _ in pairs)
         total = sum(then.numel() for then, _ in pairs)
-        return PhaseRecord(phase.kind, phase.start, phase.end, nonzeros, changed / total, revived / dropped)
+        return PhaseRecord(phase.kind, phase.start, phase.end, nonzeros, changed / total, regrown / dropped)
 
     def _stash(self, half: Half) -> None:
         """Keep the weights of a half that is done."""

@@ -20,7 +20,7 @@ TYPES = ("Linear", "Conv1d", "Conv2d", "Conv3d", "depthwise")
 
 
 @dataclass(frozen=True)
-class Cover:
+class LayerSelection:
     """What a pattern prunes of a model."""
 
     weights: dict[str, nn.Parameter]  # by their names in the state dict, in the order of the modules
@@ -50,7 +50,7 @@ class Exclusion:
         return f"{weight.numel()} weights, fewer than {self.below}" if weight.numel() < self.below else None
 
 
-def cover(model: nn.Module, exclusion: Exclusion, unfit: Callable[[nn.Parameter], str | None]) -> Cover:
+def select(model: nn.Module, exclusion: Exclusion, unfit: Callable[[nn.Parameter], str | None]) -> LayerSelection:
     """The layers to prune: all that have weights, are not excluded, and fit (`unfit` says why one doesn't).
 
     Raises:
@@ -78,7 +78,7 @@ def cover(model: nn.Module, exclusion: Exclusion, unfit: Callable[[nn.Parameter]
             "Exclude fewer layers, choose another pattern, or prune a model that has some.",
         )
     _refuse_shared(model, weights)
-    return Cover(weights, dense)
+    return LayerSelection(weights, dense)
 
 
 def is_depthwise(module: nn.Module) -> bool:

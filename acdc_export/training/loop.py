@@ -24,7 +24,7 @@ from ..errors import CheckpointError, TrainingError, UsageError
 from ..pair import LayerCount, Pair
 from ..progress import SILENT, Progress
 from .acdc import ACDC, Epoch
-from .feeds import Feed, InMemory, Streamed
+from .loaders import BatchLoader, InMemory, Streamed
 from .pattern import Pattern, of_kind
 from .schedule import Schedule
 from .to_onnx import REFERENCE_ROWS
@@ -57,10 +57,10 @@ def train(pipeline: Pipeline, out: str | Path, progress: Progress = SILENT, *, a
         checkpoint.unlink(missing_ok=True)
     with torch.random.fork_rng():
         torch.manual_seed(pipeline.seed)
-        feed = _feed(pipeline)
+        loader = _loader(pipeline)
         try:
-            acdc = _train(pipeline, schedule, feed, progress, checkpoint)
-            pair = _save(acdc, out, pipeline, feed)
+            acdc = _train(pipeline, schedule, loader, progress, checkpoint)
+            pair = _save(acdc, out, pipeline, loader)
         except KeyboardInterrupt:
             if checkpoint.exists():
                 progress.say(f"The same command goes on from {checkpoint}.")
@@ -96,9 +96,9 @@ def rehearse(pipeline: Pipeline, progress: Progress = SILENT) -> Rehearsal:
     steps: list[tuple[str, float]] = []
     with torch.random.fork_rng(), tempfile.TemporaryDirectory() as folder:
         torch.manual_seed(pipeline.seed)
-        feed = _feed(pipeline, rehearsed=size)
-        acdc = _train(pipeline, short, feed, progress, None, steps)
-        layers = _save(acdc, Path(folder) / "pair", pipeline, feed).record.pattern.layers
+        loader = _loader(pipeline, rehearsed=size)
+        acdc = _train(pipeline, short, loader, progress, None, steps)
+        layers = _save(acdc, Path(folder) / "pair", pipeline, loader).record.pattern.layers
     return Rehearsal(tuple(steps), size, layers, acdc.left_dense)
 
 
@@ -124,11 +124,11 @@ def problems(pipeline: Pipeline) -> list[str]:
     with torch.random.fork_rng():
         model = attempt("model", partial(models.build, pipeline.model.name, pipeline.model.arguments))
     if pattern and model:
-        attempt("pattern", partial(pattern.cover, model))
+        attempt("pattern", partial(pattern.select, model))
     return found
 
 
-def _feed(pipeline: Pipeline, rehearsed: int | None = None) -> Feed:
+def _loader(pipeline: Pipeline, rehearsed: int | None = None) -> BatchLoader:
     """The pipeline's training data. A rehearsal takes so many samples a step, and noise in place of image files."""
     spec, settings = pipeline.data.train, pipeline.training
     if spec.partition(":")[0] not in images.KINDS:
@@ -168,8 +168,8 @@ def _check_length(settings: Training, schedule: Schedule) -> None:
         )
 
 
-def _save(acdc: ACDC, out: str | Path, pipeline: Pipeline, feed: Feed) -> Pair:
-    inputs = feed.examples(REFERENCE_ROWS)
+def _save(acdc: ACDC, out: str | Path, pipeline: Pipeline, loader: BatchLoader) -> Pair:
+    inputs = loader.examples(REFERENCE_ROWS)
     return acdc.save_pair(
         out,
         tuple(inputs.values()),
@@ -183,7 +183,7 @@ def _save(acdc: ACDC, out: str | Path, pipeline: Pipeline, feed: Feed) -> Pair:
 def _train(
     pipeline: Pipeline,
     schedule: Schedule,
-    feed: Feed,
+    loader: BatchLoader,
     progress: Progress,
     checkpoint: Path | None,
     taken: list[tuple[str, float]] | None = None,
@@ -192,9 +192,9 @@ def _train(
     settings = pipeline.training
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = models.build(pipeline.model.name, pipeline.model.arguments)
-    _check_fit(pipeline, model, feed)
+    _check_fit(pipeline, model, loader)
     model = model.to(device)
-    if schedule.unit == "step" and checkpoint and not feed.resumable:
+    if schedule.unit == "step" and checkpoint and not loader.resumable:
         raise UsageError(
             f"{pipeline.data.train} is read as it is needed, and can't be resumed in the middle of an epoch.",
             "Give the schedule in epochs.",
@@ -220,16 +220,16 @@ def _train(
         schedule=schedule,
         pattern=pattern_of(pipeline),
         average=average,
-        also=[_Recipe(pipeline, checkpoint), feed, scaler],
+        also=[_Recipe(pipeline, checkpoint), loader, scaler],
     )
     unasked = [f"{layer} ({why})" for layer, why in acdc.left_dense.items() if not why.startswith("excluded")]
     if unasked:
         progress.say(f"Left dense: {'; '.join(unasked)}.")
-    steps = 1 if schedule.unit == "step" else feed.steps
+    steps = 1 if schedule.unit == "step" else loader.steps
     turns: Iterator[Epoch] = (
-        acdc.steps(checkpoint, every=feed.steps) if schedule.unit == "step" else acdc.epochs(checkpoint)
+        acdc.steps(checkpoint, every=loader.steps) if schedule.unit == "step" else acdc.epochs(checkpoint)
     )
-    trainer = _Trainer(model, optimizer, scaler, average, feed, settings)
+    trainer = _Trainer(model, optimizer, scaler, average, loader, settings)
     with progress.task(f"Training {pipeline.name}", schedule.total) as advance:
         for turn in turns:
             if acdc.resumed and not trainer.begun:
@@ -246,7 +246,7 @@ def _train(
             last = turn.index == schedule.length - 1
             if last and settings.reestimate_batch_norm:
                 trainer.reestimate()
-            if schedule.unit == "epoch" or last or (turn.index + 1) % feed.steps == 0:
+            if schedule.unit == "epoch" or last or (turn.index + 1) % loader.steps == 0:
                 acdc.record(training_loss=loss, training_accuracy=accuracy)
             if taken is not None:
                 taken.append((turn.kind if turn.half == "sparse" else "twin", perf_counter() - start))
@@ -274,13 +274,13 @@ class _Recipe:
 
 @dataclass
 class _Trainer:
-    """Steps of gradient descent on what the feed gives."""
+    """Steps of gradient descent on what the loader gives."""
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     average: swa_utils.AveragedModel | None
-    feed: Feed
+    loader: BatchLoader
     settings: Training
     begun: bool = False
 
@@ -291,7 +291,7 @@ class _Trainer:
         self.model.train()
         loss_sum, right, seen = torch.zeros((), device=device), torch.zeros((), device=device), 0
         for _ in range(count):
-            inputs, labels = self.feed.next()
+            inputs, labels = self.loader.next()
             labels = labels.to(device, non_blocking=True)
             with torch.autocast(device.type, enabled=self.scaler.is_enabled()):
                 logits = self.model(*(tensor.to(device, non_blocking=True) for tensor in inputs))
@@ -317,7 +317,7 @@ class _Trainer:
         """Batch norms' means and variances anew, over an epoch of training data, of the weights that are kept."""
         model = self.model if self.average is None else self.average.module
         device = next(model.parameters()).device
-        swa_utils.update_bn((self.feed.next()[0][0] for _ in range(self.feed.steps)), model, device)
+        swa_utils.update_bn((self.loader.next()[0][0] for _ in range(self.loader.steps)), model, device)
 
 
 def _rate(settings: Training, length: int, epoch: int) -> float:
@@ -330,9 +330,9 @@ def _rate(settings: Training, length: int, epoch: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * done))
 
 
-def _check_fit(pipeline: Pipeline, model: nn.Module, feed: Feed) -> None:
+def _check_fit(pipeline: Pipeline, model: nn.Module, loader: BatchLoader) -> None:
     """The model takes these inputs, and has an output for each label."""
-    inputs = feed.examples(2)
+    inputs = loader.examples(2)
     try:
         model.eval()
         with torch.no_grad():
@@ -345,10 +345,10 @@ def _check_fit(pipeline: Pipeline, model: nn.Module, feed: Feed) -> None:
             f"The model '{pipeline.model.name}' can't take '{pipeline.data.train}' ({shapes}): {reason}.",
             "Change its arguments under [model], or the data.",
         ) from error
-    if len(shape) != 2 or shape[1] < feed.classes:
+    if len(shape) != 2 or shape[1] < loader.classes:
         raise UsageError(
             f"The model '{pipeline.model.name}' gives {list(shape)} for 2 samples, but '{pipeline.data.train}' has "
-            f"labels up to {feed.classes - 1}.",
+            f"labels up to {loader.classes - 1}.",
             "Let it give one logit for each class, (N, classes).",
         )
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import TrainingError, UsageError, nearest
-from .layers import TYPES, Cover, Exclusion, cover, require_matches
+from .layers import TYPES, Exclusion, LayerSelection, require_matches, select
 from .topk import keep_largest
 
 Scope = Literal["global", "uniform"]
@@ -36,7 +36,7 @@ class Pattern(Protocol):
     @property
     def sparsity(self) -> float: ...
 
-    def cover(self, model: nn.Module) -> Cover:
+    def select(self, model: nn.Module) -> LayerSelection:
         """The layers that the pattern prunes, and why it leaves the others dense."""
         ...
 
@@ -65,14 +65,14 @@ class _Layers:
                     f"Unknown type of layer '{kind}'{nearest(kind, list(TYPES))}.", f"There are {', '.join(TYPES)}."
                 )
 
-    def cover(self, model: nn.Module) -> Cover:
+    def select(self, model: nn.Module) -> LayerSelection:
         """The weights that this pattern prunes, and the layers that it leaves dense.
 
         Raises:
             UsageError: nothing to prune; a name that matches no layer; a weight that is shared between layers, is
                 computed from others, has no shape yet, or has too few elements for this sparsity.
         """
-        found = cover(model, Exclusion(self.exclude, self.exclude_types, self.exclude_below), self._unfit)
+        found = select(model, Exclusion(self.exclude, self.exclude_types, self.exclude_below), self._unfit)
         self._check(found)
         return found
 
@@ -80,7 +80,7 @@ class _Layers:
         """Why this weight can't have the pattern, or nothing."""
         return None
 
-    def _check(self, found: Cover) -> None:
+    def _check(self, found: LayerSelection) -> None:
         """Refuse what the pattern can't do with these layers."""
 
 
@@ -146,7 +146,7 @@ class _Ranked(_Layers):
         layer = name.removesuffix("weight").removesuffix(".")
         return next((share for pattern, share in self.overrides.items() if fnmatchcase(layer, pattern)), None)
 
-    def _check(self, found: Cover) -> None:
+    def _check(self, found: LayerSelection) -> None:
         names = [name.removesuffix("weight").removesuffix(".") for name in found.weights]
         require_matches(list(self.overrides), names, "overrides")
         for group, sparsity in self._groups(list(found.weights)):

@@ -20,9 +20,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from .. import __version__, pair
+from .. import pair
 from ..errors import TrainingError, UsageError
-from ..history import EpochRecord, History, PhaseRecord
+from ..records.history import EpochRecord, History, PhaseRecord
+from ..version import __version__
 from .flops import cost, count
 from .pattern import Pattern
 from .schedule import Unit

@@ -13,7 +13,7 @@ from acdc_export.bundle import Bundle, Manifest, ModelFile
 from acdc_export.errors import BundleError, OutputError
 from acdc_export.pair import TensorSpec
 
-from ..report.examples import example
+from ..present.examples import example
 
 
 @pytest.fixture

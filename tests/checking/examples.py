@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from acdc_export.checking.record import Check, Side
 from acdc_export.evidence.contention import Contention
 from acdc_export.evidence.gates import Measurement, Status, Verdict
-from acdc_export.evidence.latency import Arm, Latency
+from acdc_export.evidence.latency import Latency, Variant
 from acdc_export.evidence.steadiness import Steadiness
 from acdc_export.machine import Machine
+from acdc_export.records.check import BundleFacts, Check
 
-SIDE = Side(
+SIDE = BundleFacts(
     path="bundles/tiny-cpu",
     name="tiny",
     created="2026-01-01T00:00:00+00:00",
@@ -34,11 +34,11 @@ SIDE = Side(
 
 
 def latency(ratio: Measurement, *names: str) -> Latency:
-    """A latency of two arms, the second over the first."""
+    """A latency of two variants, the second over the first."""
     first, second = names or ("old", "new")
-    arms = {name: Arm(name, 900, 1.0, 1.1, None, 100_000_000) for name in (first, second)}
+    variants = {name: Variant(name, 900, 1.0, 1.1, None, 100_000_000) for name in (first, second)}
     steady = Steadiness(1.1, 0.0, 0.01, 50.0, 0, Contention(0.0, False))
-    return Latency(16, 2, arms, {second: ratio}, {}, 12, 240, 40.0, 2, 0.05, steady)
+    return Latency(16, 2, variants, {second: ratio}, {}, 12, 240, 40.0, 2, 0.05, steady)
 
 
 def example(*statuses: Status, **changes: object) -> Check:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from acdc_export.checking import REGRESSION, STORED, gates
-from acdc_export.checking.record import Kind
 from acdc_export.errors import UsageError
+from acdc_export.records.check import Kind
 
 
 def texts(kind: Kind, *named: str, data: bool = False, target: tuple[str, ...] = ()) -> list[str]:

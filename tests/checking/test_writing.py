@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from acdc_export import checking
-from acdc_export.checking.junit import junit
-from acdc_export.checking.record import Cause
 from acdc_export.errors import OutputError
 from acdc_export.evidence.gates import Measurement, Status
+from acdc_export.present.junit import junit
+from acdc_export.records.check import Cause
 
 from .examples import example
 

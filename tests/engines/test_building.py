@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from acdc_export.config import Target
-from acdc_export.engines import Built, Environment, Seat, Timeouts, building, worker
+from acdc_export.engines import Built, Environment, InstalledTarget, Timeouts, building, worker
 from acdc_export.errors import EngineDied, EngineTimeout, ModelRefused, RuntimeUnavailable, UsageError
 
 CORE = max(os.sched_getaffinity(0))
@@ -154,10 +154,10 @@ def test_cores_that_are_not_there(build: Build) -> None:
 
 def test_from_a_seat(make_target: Callable[..., Target], here: Environment, place: Path) -> None:
     target = make_target(build="open(stem + '.' + precision, 'w').close(); return stem + '.' + precision")
-    seat = Seat(target, here)
-    built = seat.build(
+    installed = InstalledTarget(target, here)
+    built = installed.build(
         Path("some.onnx"), place / "it", precision="int8", batch_size=3, cpus=[CORE], inputs={"x": np.zeros((3, 1))}
     )
     assert built.path == place / "it.int8"
-    with seat.open(built.path, batch_size=3, cpus=[CORE], precision="int8") as engine:
+    with installed.open(built.path, batch_size=3, cpus=[CORE], precision="int8") as engine:
         assert engine.info()["precision"] == "int8"

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from acdc_export.config import License, Target
-from acdc_export.engines import ensure, environment, recipe, status
+from acdc_export.engines import ensure, environment, spec, status
 from acdc_export.errors import OutputError, RuntimeUnavailable, UsageError
 from acdc_export.progress import Advance, Progress
 
@@ -388,7 +388,7 @@ class TestLocked:
 
     def test_never_in_the_place_of_the_ordinary_one(self, make_target: Make) -> None:
         target = make_target(requirements="speck==1.0\n")
-        ordinary, exact = recipe.ordinary(target), recipe.exact(target, {"speck": "1.0"})
+        ordinary, exact = spec.ordinary(target), spec.exact(target, {"speck": "1.0"})
         assert ordinary.requirements == exact.requirements
         assert ordinary.folder_name(11) != exact.folder_name(11)
 
@@ -487,4 +487,4 @@ class TestLocked:
         "version", ["1", "1!2.0", "2026.10.18", "1.0rc1.post2.dev3", "2.1.0+cu118.x_y", "0+unknown"]
     )
     def test_versions_as_pip_lists_them(self, make_target: Make, version: str) -> None:
-        assert f"PyYAML=={version}\n" in recipe.exact(make_target(), {"PyYAML": version}).requirements
+        assert f"PyYAML=={version}\n" in spec.exact(make_target(), {"PyYAML": version}).requirements

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from acdc_export.config import Target, load_target
-from acdc_export.engines import Built, Environment, Seat, Worker, ensure, licenses, open_engine, status
+from acdc_export.engines import Built, Environment, InstalledTarget, Worker, ensure, licenses, open_engine, status
 from acdc_export.errors import ModelRefused, RuntimeUnavailable
 from acdc_export.progress import Terminal
 
@@ -215,29 +215,29 @@ def test_in_its_own_precision(start: Callable[..., Worker], model: Model) -> Non
 
 
 @pytest.fixture(scope="module", params=["onnxruntime", "openvino"])
-def builder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Seat:
+def builder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> InstalledTarget:
     """One that makes integers itself. Those of DeepSparse are ours."""
-    return Seat(*installed(request.param, tmp_path_factory))
+    return InstalledTarget(*installed(request.param, tmp_path_factory))
 
 
 @pytest.fixture(scope="module")
-def built(builder: Seat, model: Model, tmp_path_factory: pytest.TempPathFactory) -> Built:
+def built(builder: InstalledTarget, model: Model, tmp_path_factory: pytest.TempPathFactory) -> Built:
     """The small model in int8, calibrated on what it is then run on, and more of the like."""
     return build(builder, model.path, tmp_path_factory.mktemp("built"), model.x)
 
 
-def build(seat: Seat, path: Path, folder: Path, x: NDArray[Any], precision: Any = "int8") -> Built:
+def build(installed: InstalledTarget, path: Path, folder: Path, x: NDArray[Any], precision: Any = "int8") -> Built:
     more = np.random.default_rng(1).normal(size=(3 * BATCH, *x.shape[1:])).astype(np.float32)
     samples = {"x": np.concatenate([x, more])}
     cores = [max(os.sched_getaffinity(0))]
-    return seat.build(path, folder / "small", precision=precision, batch_size=BATCH, cpus=cores, inputs=samples)
+    return installed.build(path, folder / "small", precision=precision, batch_size=BATCH, cpus=cores, inputs=samples)
 
 
-def loaded(seat: Seat, path: Path, precision: Any) -> Worker:
-    return seat.open(path, batch_size=BATCH, cpus=[max(os.sched_getaffinity(0))], precision=precision)
+def loaded(installed: InstalledTarget, path: Path, precision: Any) -> Worker:
+    return installed.open(path, batch_size=BATCH, cpus=[max(os.sched_getaffinity(0))], precision=precision)
 
 
-def test_builds_integers_that_compute_nearly_the_same(builder: Seat, built: Built, model: Model) -> None:
+def test_builds_integers_that_compute_nearly_the_same(builder: InstalledTarget, built: Built, model: Model) -> None:
     """Steps of 1/64 of a weight's range at worst, and 1/255 of an activation's: 2 % of the largest output together."""
     expected = model.expected()
     with loaded(builder, built.path, "int8") as engine:
@@ -247,7 +247,7 @@ def test_builds_integers_that_compute_nearly_the_same(builder: Seat, built: Buil
     assert precision in {"onnxruntime": ["int8"], "openvino": ["u8", "i8", "i8, u8"]}[builder.target.name]
 
 
-def test_the_weights_that_it_builds(builder: Seat, built: Built, model: Model) -> None:
+def test_the_weights_that_it_builds(builder: InstalledTarget, built: Built, model: Model) -> None:
     """Symmetric, and zero where they were."""
     assert [file.name for file in built.files] == {
         "onnxruntime": ["small.onnx"], "openvino": ["small.bin", "small.xml"],
@@ -288,7 +288,7 @@ def of_openvino(path: Path) -> tuple[list[NDArray[Any]], list[Any]]:
     return found, [layer.get("name") for layer in layers if layer.get("type") == "Subtract"]
 
 
-def test_attention_is_built_as_such(builder: Seat, built: Built, tmp_path: Path) -> None:
+def test_attention_is_built_as_such(builder: InstalledTarget, built: Built, tmp_path: Path) -> None:
     random = np.random.default_rng(2)
     names = ("query", "key", "value")
     weights = {name: random.normal(scale=0.3, size=(8, 8)).astype(np.float32) for name in names}
@@ -314,7 +314,7 @@ def test_attention_is_built_as_such(builder: Seat, built: Built, tmp_path: Path)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "default"])
-def test_floats_are_not_built(builder: Seat, model: Model, tmp_path: Path, precision: Any) -> None:
+def test_floats_are_not_built(builder: InstalledTarget, model: Model, tmp_path: Path, precision: Any) -> None:
     with pytest.raises(ModelRefused, match=f"ValueError: {precision} needs no model of its own"):
         build(builder, model.path, tmp_path, model.x, precision)
     assert not list(tmp_path.iterdir())

@@ -21,7 +21,7 @@ import pytest
 
 from acdc_export import resources
 from acdc_export.config import Target
-from acdc_export.engines import Environment, Seat, Timeouts, Worker, open_engine, worker
+from acdc_export.engines import Environment, InstalledTarget, Timeouts, Worker, open_engine, worker
 from acdc_export.errors import EngineDied, EngineTimeout, ModelRefused, RuntimeUnavailable, UsageError
 from acdc_export.evidence.engine import Engine
 
@@ -71,8 +71,8 @@ def test_answers(start: Callable[..., Worker]) -> None:
 @pytest.mark.parametrize("precision", [None, "fp32", "default", "int8"])
 def test_what_it_computes_in_is_the_engine_s_to_know(make_target: Make, here: Environment, precision: Any) -> None:
     asked = {} if precision is None else {"precision": precision}
-    seat = Seat(make_target(), here)
-    with seat.open(MODEL, batch_size=1, cpus=sorted(os.sched_getaffinity(0))[:1], **asked) as engine:
+    installed = InstalledTarget(make_target(), here)
+    with installed.open(MODEL, batch_size=1, cpus=sorted(os.sched_getaffinity(0))[:1], **asked) as engine:
         assert engine.info()["precision"] == (precision or "fp32")
 
 

@@ -1,4 +1,4 @@
-"""Rounds that another process disturbed are left out, for all arms; what an arm does to itself is not."""
+"""Rounds that another process disturbed are left out, for all variants; what an variant does to itself is not."""
 
 from __future__ import annotations
 
@@ -147,14 +147,14 @@ def test_a_neighbour_costs_rounds_but_not_the_verdict(slower: float) -> None:
     ratio = found.ratios["new"]
     assert ratio.low <= slower <= ratio.high
     assert ratio.high / ratio.low < 1.02
-    assert found.arms["old"].p50 == pytest.approx(7, rel=0.02)
-    assert found.arms["old"].p90 > 10  # a tail is of all rounds
+    assert found.variants["old"].p50 == pytest.approx(7, rel=0.02)
+    assert found.variants["old"].p90 > 10  # a tail is of all rounds
     assert found.steadiness.contention.left_out
     # What was left out is in the samples, and can be told from what counts.
     kept, taken = (
-        np.concatenate([v for k, v in samples.items() if k.startswith(f"{arm}.")]) for arm in ("counted", "old")
+        np.concatenate([v for k, v in samples.items() if k.startswith(f"{variant}.")]) for variant in ("counted", "old")
     )
     assert kept.sum() == found.rounds
     assert len(kept) == len(taken)
-    assert np.median(taken[kept]) / 1e6 == pytest.approx(found.arms["old"].p50)
+    assert np.median(taken[kept]) / 1e6 == pytest.approx(found.variants["old"].p50)
     assert found.steadiness.contention.disturbed == pytest.approx(1 - kept.mean())

@@ -32,19 +32,19 @@ def clock() -> Clock:
     return Clock()
 
 
-def measure(clock: Clock, arms: dict[str, Open], plan: Plan = QUICK, **more: Any) -> tuple[Latency, Samples]:
-    found = latency.measure(arms, X, batch_size=4, plan=plan, clock=clock, **more)
+def measure(clock: Clock, variants: dict[str, Open], plan: Plan = QUICK, **more: Any) -> tuple[Latency, Samples]:
+    found = latency.measure(variants, X, batch_size=4, plan=plan, clock=clock, **more)
     return found.seen(), found.samples()
 
 
 def steady(clock: Clock, opening: float = 0.0, **costs: float | Callable[[], float]) -> dict[str, Open]:
-    """An arm for each cost of a run, in nanoseconds."""
+    """An variant for each cost of a run, in nanoseconds."""
     return {name: partial(Fake, cost=cost, clock=clock, opening=opening) for name, cost in costs.items()}
 
 
-def kept(*arms: str, launches: int) -> set[str]:
+def kept(*variants: str, launches: int) -> set[str]:
     """The names of what is kept of so many launches."""
-    of_arms = {f"{kind}{arm}" for arm in arms for kind in ("", "processor.", "preempted.")}
+    of_arms = {f"{kind}{variant}" for variant in variants for kind in ("", "processor.", "preempted.")}
     return {f"{name}.{at}" for name in (*of_arms, "counted") for at in range(launches)}
 
 
@@ -89,7 +89,7 @@ class Jumping(Fake):
 
 
 def test_the_ratio_survives_a_machine_that_changes_its_pace(clock: Clock) -> None:
-    """Half of the rounds take twice as long: an arm's median over a launch would be of either half, by chance."""
+    """Half of the rounds take twice as long: an variant's median over a launch would be of either half, by chance."""
     random = np.random.default_rng(0)
 
     def cost(base: float) -> float:
@@ -108,11 +108,11 @@ def test_the_ratio_survives_a_machine_that_changes_its_pace(clock: Clock) -> Non
 def test_processes_that_differ_widen_the_interval(clock: Clock) -> None:
     """Within a launch nothing varies at all: an interval over rounds would have no width."""
     costs = itertools.cycle([1.0 * MS, 1.1 * MS, 0.9 * MS, 1.05 * MS, 0.95 * MS])
-    arms: dict[str, Open] = {
+    variants: dict[str, Open] = {
         **steady(clock, sparse=1 * MS),
         "dense": lambda: Fake(cost=next(costs), clock=clock),
     }
-    same = measure(clock, arms, replace(QUICK, most=5))[0].ratios["dense"]
+    same = measure(clock, variants, replace(QUICK, most=5))[0].ratios["dense"]
     # By hand: the logarithms' standard deviation is 0.0793, t(4) = 2.776, so 0.0985 to either side
     assert math.log(same.high / same.value) == pytest.approx(0.0985, rel=0.06)
     assert same.low <= 1.0 <= same.high
@@ -181,22 +181,24 @@ def test_the_first_run_of_a_turn_is_left_out_unless_it_is_all_of_the_turn(
 ) -> None:
     found, samples = measure(clock, {"a": partial(Cold, cost=cost, clock=clock)}, replace(QUICK, most=1))
     assert set(samples["a.0"]) == shown
-    assert found.arms["a"].runs == len(samples["a.0"]) == runs * found.rounds
+    assert found.variants["a"].runs == len(samples["a.0"]) == runs * found.rounds
 
 
 @pytest.mark.parametrize(("a", "b"), [(1.99, 2.01), (3.3, 3.4), (1.4, 4.2), (0.7, 4.2), (4.0, 26.0)])
 def test_no_arm_is_favoured_by_what_is_in_the_caches(clock: Clock, a: float, b: float) -> None:
     """One has turns of a single run, which is cold, and the other's are of several; or both are nearly as fast."""
-    arms: dict[str, Open] = {name: partial(Cold, cost=cost * MS, clock=clock) for name, cost in (("a", a), ("b", b))}
-    found, _ = measure(clock, arms, replace(QUICK, most=3))
+    variants: dict[str, Open] = {
+        name: partial(Cold, cost=cost * MS, clock=clock) for name, cost in (("a", a), ("b", b))
+    }
+    found, _ = measure(clock, variants, replace(QUICK, most=3))
     assert found.ratios["b"].value == pytest.approx(b / a)
 
 
 def test_the_budget_is_used_up_and_no_launch_is_begun_that_would_break_it(clock: Clock) -> None:
     opening = itertools.chain([0.0, 2.0], itertools.repeat(0.0))
     took: list[float] = []
-    arms: dict[str, Open] = {"a": lambda: Fake(clock=clock, opening=next(opening)), **steady(clock, b=1 * MS)}
-    found, _ = measure(clock, arms, replace(QUICK, budget=10.0), advance=took.append)
+    variants: dict[str, Open] = {"a": lambda: Fake(clock=clock, opening=next(opening)), **steady(clock, b=1 * MS)}
+    found, _ = measure(clock, variants, replace(QUICK, budget=10.0), advance=took.append)
     assert found.launches == len(took)
     assert took[1] == max(took) > 2.5
     assert sum(took) == pytest.approx(clock.now)
@@ -264,8 +266,8 @@ def test_nothing_is_decided_before_the_fewest_launches(clock: Clock) -> None:
 
 def test_the_share_of_the_error_that_a_run_may_make_is_shared_by_its_looks(clock: Clock) -> None:
     seen: list[Latency] = []
-    arms = steady(clock, 0.25, a=10 * MS, b=20 * MS)
-    found, _ = measure(clock, arms, LOOKING, alpha=0.01, decided=lambda look: bool(seen.append(look.seen())))
+    variants = steady(clock, 0.25, a=10 * MS, b=20 * MS)
+    found, _ = measure(clock, variants, LOOKING, alpha=0.01, decided=lambda look: bool(seen.append(look.seen())))
     assert sum(look.alpha for look in [*seen, found]) == pytest.approx(0.01)
 
 
@@ -281,7 +283,7 @@ def test_of_an_engine_that_dies_there_are_samples_but_no_ratios(clock: Clock, at
     assert found.failure == "the engine died of it"
     assert (found.ratios, found.tails) == ({}, {})
     assert found.launches == died
-    assert set(found.arms) == (set(made) if died else set())
+    assert set(found.variants) == (set(made) if died else set())
     assert set(samples) == kept(*made, launches=died + 1)
     whole = len(samples["dense.0"]) if died else 100
     assert whole / 2 < len(samples[f"dense.{died}"]) < 0.9 * whole
@@ -295,13 +297,13 @@ def refused() -> Fake:
 
 
 def test_an_engine_that_can_not_be_opened_is_an_error(clock: Clock) -> None:
-    arms: list[tuple[str, Open]] = [("sparse", Kept(Fake, clock=clock)), ("dense", refused)]
-    for order in (arms, arms[::-1]):
+    variants: list[tuple[str, Open]] = [("sparse", Kept(Fake, clock=clock)), ("dense", refused)]
+    for order in (variants, variants[::-1]):
         with pytest.raises(EngineDied, match="can't be opened"):
             measure(clock, dict(order))
-    assert isinstance(arms[0][1], Kept)
-    assert arms[0][1]
-    assert all(engine.closed for engine in arms[0][1])
+    assert isinstance(variants[0][1], Kept)
+    assert variants[0][1]
+    assert all(engine.closed for engine in variants[0][1])
 
 
 def test_an_engine_that_dies_before_anything_was_measured_is_an_error(clock: Clock) -> None:
@@ -332,16 +334,16 @@ def test_an_engine_that_can_not_be_opened_again_is_told(clock: Clock) -> None:
 def test_a_launch_in_which_the_clock_jumps_is_left_out(
     clock: Clock, bend: Callable[[np.ndarray], np.ndarray], jumps: int
 ) -> None:
-    arms: dict[str, Open] = {
+    variants: dict[str, Open] = {
         **steady(clock, sparse=1 * MS),
         "dense": partial(Jumping, cost=3 * MS, clock=clock, at=1.5, bend=bend),
     }
-    found, samples = measure(clock, arms, replace(QUICK, most=7))
+    found, samples = measure(clock, variants, replace(QUICK, most=7))
     assert found.steadiness.jumps == jumps
     assert found.launches == 7 - jumps
-    assert set(samples) == kept(*arms, launches=7)  # of all of them
+    assert set(samples) == kept(*variants, launches=7)  # of all of them
     assert sum(samples[f"counted.{at}"].any() for at in range(7)) == 7 - jumps
-    assert found.arms["dense"].runs == sum(len(samples[f"dense.{at}"]) for at in range(7) if at != 2 or not jumps)
+    assert found.variants["dense"].runs == sum(len(samples[f"dense.{at}"]) for at in range(7) if at != 2 or not jumps)
     assert found.ratios["dense"].value == pytest.approx(3.0)
     assert found.failure is None
     assert len(latency.notes(found)) == jumps
@@ -354,29 +356,29 @@ def test_a_clock_that_jumps_in_every_launch_is_a_failure(clock: Clock) -> None:
 
     found, samples = measure(clock, {**steady(clock, a=1 * MS), "b": partial(Stopped, clock=clock)})
     assert found.failure == "the clock jumped in every launch"
-    assert (found.launches, found.arms, found.ratios) == (0, {}, {})
+    assert (found.launches, found.variants, found.ratios) == (0, {}, {})
     assert set(samples) == kept("a", "b", launches=found.steadiness.jumps)
     assert found.steadiness.jumps > 1
 
 
 def test_percentiles_only_with_enough_runs(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
-    arms = steady(clock, a=1 * MS, b=1 * MS)
-    runs = measure(clock, arms)[0].arms["a"].runs
+    variants = steady(clock, a=1 * MS, b=1 * MS)
+    runs = measure(clock, variants)[0].variants["a"].runs
     assert latency.TAIL_RUNS == 1000
     for enough in (runs, runs + 1):
         monkeypatch.setattr(latency, "TAIL_RUNS", enough)
-        found, _ = measure(clock, arms)
-        assert found.arms["a"].p99 == (pytest.approx(1.0) if runs >= enough else None)
+        found, _ = measure(clock, variants)
+        assert found.variants["a"].p99 == (pytest.approx(1.0) if runs >= enough else None)
         assert set(found.tails) == ({"b"} if runs >= enough else set())
 
 
 def test_tails_show_what_medians_do_not(clock: Clock) -> None:
     count = itertools.count()
-    arms = steady(clock, even=1 * MS, bumpy=lambda: 1 * MS if next(count) % 25 else 4 * MS)
-    found, _ = measure(clock, arms)
+    variants = steady(clock, even=1 * MS, bumpy=lambda: 1 * MS if next(count) % 25 else 4 * MS)
+    found, _ = measure(clock, variants)
     assert found.ratios["bumpy"].value == pytest.approx(1.0)
     assert found.tails["bumpy"].value == pytest.approx(4.0)
-    assert (found.arms["bumpy"].p50, found.arms["bumpy"].p99) == (pytest.approx(1.0), pytest.approx(4.0))
+    assert (found.variants["bumpy"].p50, found.variants["bumpy"].p99) == (pytest.approx(1.0), pytest.approx(4.0))
 
 
 def test_tails_are_of_the_runs_of_all_launches_together(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -387,11 +389,11 @@ def test_tails_are_of_the_runs_of_all_launches_together(clock: Clock, monkeypatc
         pace = base * random.uniform(1, 1.1)  # of this launch
         return Fake(cost=lambda: pace * math.exp(random.normal(0, 0.3)), clock=clock)
 
-    arms: dict[str, Open] = {"a": partial(opened, 1 * MS), "b": partial(opened, 2 * MS)}
-    found, samples = measure(clock, arms, replace(QUICK, launch=1.0, most=3))
+    variants: dict[str, Open] = {"a": partial(opened, 1 * MS), "b": partial(opened, 2 * MS)}
+    found, samples = measure(clock, variants, replace(QUICK, launch=1.0, most=3))
 
     def plainly(chosen: Any) -> float:
-        p99 = {name: np.percentile(np.concatenate([samples[f"{name}.{at}"] for at in chosen]), 99) for name in arms}
+        p99 = {name: np.percentile(np.concatenate([samples[f"{name}.{at}"] for at in chosen]), 99) for name in variants}
         return math.log(p99["b"] / p99["a"])
 
     wanted = stats.ratio(range(found.launches), plainly, stats.ALPHA, resamples=1_000)
@@ -401,11 +403,16 @@ def test_tails_are_of_the_runs_of_all_launches_together(clock: Clock, monkeypatc
 
 def test_an_arm_is_what_all_of_its_launches_took(clock: Clock) -> None:
     costs, memories = iter([1 * MS, 2 * MS, 3 * MS]), iter([10, 30, 20])
-    arms: dict[str, Open] = {"a": lambda: Fake(cost=next(costs), memory=next(memories), clock=clock)}
+    variants: dict[str, Open] = {"a": lambda: Fake(cost=next(costs), memory=next(memories), clock=clock)}
     plan = replace(QUICK, most=3, launch=0.0)  # four rounds each
-    arm = measure(clock, arms, plan)[0].arms["a"]
-    assert (arm.runs, arm.p50, arm.p90, arm.memory) == (3 * 20, 2.0, 3.0, 30)  # turns are as long as the fastest needs
-    assert latency.throughput(arm, 3) == pytest.approx(1500)
+    variant = measure(clock, variants, plan)[0].variants["a"]
+    assert (variant.runs, variant.p50, variant.p90, variant.memory) == (
+        3 * 20,
+        2.0,
+        3.0,
+        30,
+    )  # turns are as long as the fastest needs
+    assert latency.throughput(variant, 3) == pytest.approx(1500)
 
 
 def test_notes_name_the_batch_size(clock: Clock) -> None:
@@ -421,13 +428,13 @@ def test_the_archive_names_measurement_arm_and_launch(clock: Clock) -> None:
 
 
 def test_each_arm_may_be_held_against_any_other(clock: Clock) -> None:
-    arms = steady(clock, a=2 * MS, b=4 * MS, c=8 * MS)
-    found = latency.measure(arms, X, batch_size=4, plan=replace(QUICK, most=3), clock=clock, cpus=())
-    assert found.arms == ("a", "b", "c")
+    variants = steady(clock, a=2 * MS, b=4 * MS, c=8 * MS)
+    found = latency.measure(variants, X, batch_size=4, plan=replace(QUICK, most=3), clock=clock, cpus=())
+    assert found.variants == ("a", "b", "c")
     view = found.seen({"c": "sparse", "a": "dense"})
-    assert list(view.arms) == ["sparse", "dense"]
-    assert view.arms["sparse"].name == "sparse"
-    assert view.arms["sparse"].p50 == pytest.approx(8)
+    assert list(view.variants) == ["sparse", "dense"]
+    assert view.variants["sparse"].name == "sparse"
+    assert view.variants["sparse"].p50 == pytest.approx(8)
     assert view.ratios == {"dense": Measurement(*[pytest.approx(0.25)] * 3)}
     assert set(found.samples({"c": "sparse"})) == kept("sparse", launches=3)
     assert found.seen().ratios["c"].value == pytest.approx(4)

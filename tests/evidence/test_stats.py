@@ -73,10 +73,10 @@ def test_the_same_launches_give_the_same_interval() -> None:
 
 def test_the_interval_over_few_launches_covers_what_it_promises() -> None:
     random = np.random.default_rng(0)
-    trials = random.normal(math.log(1.3), 0.05, size=(400, 6)).tolist()
-    found = [stats.ratio(logs, mean, 0.05, resamples=1000) for logs in trials]
+    evaluations = random.normal(math.log(1.3), 0.05, size=(400, 6)).tolist()
+    found = [stats.ratio(logs, mean, 0.05, resamples=1000) for logs in evaluations]
     hits = sum(ratio.low <= 1.3 <= ratio.high for ratio in found)
-    assert 0.92 <= hits / len(trials) <= 0.985
+    assert 0.92 <= hits / len(evaluations) <= 0.985
 
 
 @pytest.mark.parametrize("alpha", [0.05, 0.2])
@@ -86,12 +86,12 @@ def test_looking_three_times_does_not_make_a_wrong_verdict_likelier(alpha: float
     for launches, share in shares.items():
         levels[launches] = stats.spent(share, alpha) - used
         used += levels[launches]
-    trials = np.random.default_rng(1).normal(0, 0.05, size=(300, 12)).tolist()
+    evaluations = np.random.default_rng(1).normal(0, 0.05, size=(300, 12)).tolist()
     wrong = 0
-    for logs in trials:
+    for logs in evaluations:
         looks = [stats.ratio(logs[:launches], mean, level, resamples=1000) for launches, level in levels.items()]
         wrong += any(not look.low <= 1 <= look.high for look in looks)
-    assert wrong / len(trials) <= alpha + 1.64 * math.sqrt(alpha * (1 - alpha) / len(trials))
+    assert wrong / len(evaluations) <= alpha + 1.64 * math.sqrt(alpha * (1 - alpha) / len(evaluations))
 
 
 @given(alpha=st.floats(1e-4, 0.2), shares=st.lists(st.floats(0, 1), min_size=2, max_size=2, unique=True).map(sorted))
@@ -126,8 +126,8 @@ def test_paired_drop_by_hand() -> None:
 @pytest.mark.parametrize(("count", "first", "second"), [(100, 0.02, 0.05), (900, 0.005, 0.01), (300, 0.1, 0.1)])
 def test_the_paired_interval_covers_what_it_promises(count: int, first: float, second: float, alpha: float) -> None:
     random = np.random.default_rng(1)
-    cells = random.multinomial(count, [first, second, 1 - first - second], size=4000)
-    found = [stats.paired_drop(int(one), int(two), count, alpha) for one, two, _ in cells]
+    workloads = random.multinomial(count, [first, second, 1 - first - second], size=4000)
+    found = [stats.paired_drop(int(one), int(two), count, alpha) for one, two, _ in workloads]
     hits = sum(drop.low <= 100 * (second - first) <= drop.high for drop in found)
     assert hits / 4000 >= 1 - alpha - 0.01
 

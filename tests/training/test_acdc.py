@@ -436,8 +436,8 @@ def test_the_history_says_what_the_masks_did():
     total, dropped = len(first), int(first.sum())
     for phase, before, now in ((acdc.phases[3], first, second), (acdc.phases[5], second, third)):
         assert phase.changed == pytest.approx(int((before != now).sum()) / total)
-        assert phase.revived == pytest.approx(int((before & ~now).sum()) / dropped)
-        assert phase.revived > 0
+        assert phase.regrown == pytest.approx(int((before & ~now).sum()) / dropped)
+        assert phase.regrown > 0
         assert sum(phase.nonzeros.values()) == total - dropped
     assert [phase.changed for phase in (acdc.phases[0], acdc.phases[1], acdc.phases[4])] == [None] * 3
     assert acdc.phases[2].nonzeros == {"0.weight": 36, "4.weight": 48}

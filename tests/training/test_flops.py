@@ -1,7 +1,7 @@
 import torch
 from torch import nn
 
-from acdc_export.history import PhaseRecord
+from acdc_export.records.history import PhaseRecord
 from acdc_export.training import flops
 
 

@@ -13,7 +13,7 @@ from acdc_export.config import Model, Pattern, ScheduleTable, Training, load_pip
 from acdc_export.errors import CheckpointError, TrainingError, UsageError
 from acdc_export.pair import Pair
 from acdc_export.progress import Progress
-from acdc_export.training import feeds, loop, rehearse, train
+from acdc_export.training import loaders, loop, rehearse, train
 
 ROOT = Path(__file__).parents[2]
 
@@ -132,15 +132,15 @@ def test_shifts_move_each_image_as_a_whole():
     torch.manual_seed(0)
     images = torch.zeros(200, 2, 5, 5)
     images[:, :, 2, 2] = torch.tensor([1.0, 2.0])
-    moved = feeds.shifted(images, 1)
+    moved = loaders.shifted(images, 1)
     assert moved.shape == images.shape
     places = moved[:, 0].flatten(1).argmax(1)
     assert set(places.tolist()) == {6, 7, 8, 11, 12, 13, 16, 17, 18}
     assert torch.equal(moved[:, 1], 2 * moved[:, 0])
     assert (moved.flatten(1).sum(1) == 3).all()
     bright = torch.ones(1, 1, 4, 4)
-    assert torch.equal(feeds.shifted(bright, 3), bright)  # the border is repeated
-    assert feeds.shifted(images, 0) is images
+    assert torch.equal(loaders.shifted(bright, 3), bright)  # the border is repeated
+    assert loaders.shifted(images, 0) is images
 
 
 def test_only_images_are_shifted(pipeline, tmp_path):

@@ -22,11 +22,11 @@ def network():
 
 def test_layers_are_the_weights_of_convolutions_and_linears():
     model = network()
-    layers = Unstructured(0.5).cover(model).weights
+    layers = Unstructured(0.5).select(model).weights
     assert list(layers) == ["0.weight", "3.0.weight", "5.weight"]
     assert layers["3.0.weight"] is model[3][0].weight
     assert set(layers) <= set(model.state_dict())
-    assert list(Unstructured(0.5).cover(nn.Linear(9, 9)).weights) == ["weight"]
+    assert list(Unstructured(0.5).select(nn.Linear(9, 9)).weights) == ["weight"]
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,7 @@ def test_layers_are_the_weights_of_convolutions_and_linears():
     [(("0",), ["3.0.weight", "5.weight"]), (("3.*", "5"), ["0.weight"]), ("5", ["0.weight", "3.0.weight"])],
 )
 def test_exclusions_go_by_module_name(exclude, left):
-    assert list(Unstructured(0.5, exclude=exclude).cover(network()).weights) == left
+    assert list(Unstructured(0.5, exclude=exclude).select(network()).weights) == left
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_zeros_are_counted_in_decimal(sparsity, total, zeros):
 
 def test_uniform_gives_each_layer_its_share_and_global_the_sum():
     torch.manual_seed(0)
-    weights = Unstructured(0.5).cover(network()).weights
+    weights = Unstructured(0.5).select(network()).weights
     with torch.no_grad():
         weights["5.weight"].mul_(100)  # the largest ones, all in one layer
     uniform = {name: int((~mask).sum()) for name, mask in Unstructured(0.6, "uniform").masks(weights).items()}
@@ -81,41 +81,41 @@ def test_an_exclusion_that_matches_nothing_is_refused():
     model.add_module("stem", nn.Sequential(nn.Conv2d(1, 4, 3)))
     model.add_module("head", nn.Linear(4, 4))
     with pytest.raises(UsageError, match=r"'haed' excludes nothing \(did you mean 'head'\?\)"):
-        Unstructured(0.5, exclude=("haed",)).cover(model)
+        Unstructured(0.5, exclude=("haed",)).select(model)
     with pytest.raises(UsageError, match=r"did you mean 'stem\.0'"):
-        Unstructured(0.5, exclude=("stem",)).cover(model)  # the container, which has no weight of its own
+        Unstructured(0.5, exclude=("stem",)).select(model)  # the container, which has no weight of its own
 
 
 def test_models_that_can_not_be_pruned_are_refused():
     with pytest.raises(UsageError, match="no weights to prune"):
-        Unstructured(0.5).cover(nn.BatchNorm2d(3))
+        Unstructured(0.5).select(nn.BatchNorm2d(3))
     with pytest.raises(UsageError, match="no weights to prune"):
-        Unstructured(0.5, exclude=("*",)).cover(network())
+        Unstructured(0.5, exclude=("*",)).select(network())
     with pytest.raises(UsageError, match="has no shape yet"):
-        Unstructured(0.5).cover(nn.LazyLinear(3))
+        Unstructured(0.5).select(nn.LazyLinear(3))
     with pytest.raises(UsageError, match="parametrization"):
-        Unstructured(0.5).cover(nn.utils.parametrizations.weight_norm(nn.Linear(4, 4)))
+        Unstructured(0.5).select(nn.utils.parametrizations.weight_norm(nn.Linear(4, 4)))
     with pytest.raises(UsageError, match=r"weight is float64"):
-        Unstructured(0.5).cover(nn.Linear(4, 4).double())
+        Unstructured(0.5).select(nn.Linear(4, 4).double())
     with pytest.raises(UsageError, match="none would be left"):
-        Unstructured(0.9, "uniform").cover(nn.Sequential(nn.Linear(64, 64), nn.Linear(5, 1)))
+        Unstructured(0.9, "uniform").select(nn.Sequential(nn.Linear(64, 64), nn.Linear(5, 1)))
 
 
 def test_shared_weights_are_refused_unless_excluded():
     tied = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4))
     tied[2].weight = tied[0].weight
     with pytest.raises(UsageError, match=r"0\.weight and 2\.weight are one parameter"):
-        Unstructured(0.5).cover(tied)
-    assert list(Unstructured(0.5, exclude=("0", "2")).cover(tied).weights) == ["1.weight"]
+        Unstructured(0.5).select(tied)
+    assert list(Unstructured(0.5, exclude=("0", "2")).select(tied).weights) == ["1.weight"]
 
     embedding = nn.Sequential(nn.Embedding(4, 4), nn.Linear(4, 4))
     embedding[1].weight = embedding[0].weight
     with pytest.raises(UsageError, match="one parameter"):
-        Unstructured(0.5).cover(embedding)
+        Unstructured(0.5).select(embedding)
 
     layer = nn.Linear(4, 4)
     with pytest.raises(UsageError, match="one parameter"):
-        Unstructured(0.5).cover(nn.Sequential(layer, layer))
+        Unstructured(0.5).select(nn.Sequential(layer, layer))
 
 
 def test_a_layer_without_any_weight_left_is_an_error():
@@ -126,19 +126,19 @@ def test_a_layer_without_any_weight_left_is_an_error():
 
 def test_layers_are_excluded_by_type_and_size_and_say_so():
     model = nn.Sequential(nn.Conv2d(4, 4, 3, groups=4), nn.Conv2d(4, 8, 1), nn.Conv1d(8, 8, 3), nn.Linear(8, 2))
-    cover = Unstructured(0.5, exclude="1", exclude_types=("depthwise", "Conv1d")).cover(model)
-    assert list(cover.weights) == ["3.weight"]
-    assert cover.dense == {"0": "excluded as depthwise", "1": "excluded by '1'", "2": "excluded as Conv1d"}
-    cover = Unstructured(0.5, exclude_below=33).cover(model)
-    assert list(cover.weights) == ["0.weight", "2.weight"]  # a depthwise convolution is pruned like any other
-    assert cover.dense == {"1": "32 weights, fewer than 33", "3": "16 weights, fewer than 33"}
+    selection = Unstructured(0.5, exclude="1", exclude_types=("depthwise", "Conv1d")).select(model)
+    assert list(selection.weights) == ["3.weight"]
+    assert selection.dense == {"0": "excluded as depthwise", "1": "excluded by '1'", "2": "excluded as Conv1d"}
+    selection = Unstructured(0.5, exclude_below=33).select(model)
+    assert list(selection.weights) == ["0.weight", "2.weight"]  # a depthwise convolution is pruned like any other
+    assert selection.dense == {"1": "32 weights, fewer than 33", "3": "16 weights, fewer than 33"}
     with pytest.raises(UsageError, match=r"'linear' \(did you mean 'Linear'\?\)"):
         Unstructured(0.5, exclude_types="linear")
 
 
 def test_overrides_give_single_layers_a_share_of_their_own():
     torch.manual_seed(0)
-    weights = Unstructured(0.5).cover(network()).weights
+    weights = Unstructured(0.5).select(network()).weights
     pattern = Unstructured(0.5, overrides={"5": 0.9, "*": 0.25})
     zeros = {name: int((~mask).sum()) for name, mask in pattern.masks(weights).items()}
     assert zeros == {"0.weight": 9, "3.0.weight": 72, "5.weight": 288}
@@ -147,7 +147,7 @@ def test_overrides_give_single_layers_a_share_of_their_own():
     assert zeros["0.weight"] == 4
     assert zeros["3.0.weight"] + zeros["5.weight"] == 304
     with pytest.raises(UsageError, match=r"'6' overrides nothing"):
-        Unstructured(0.5, overrides={"6": 0.1}).cover(network())
+        Unstructured(0.5, overrides={"6": 0.1}).select(network())
     with pytest.raises(UsageError, match="not between 0 and 1"):
         Unstructured(0.5, overrides={"0": 1.0})
 
@@ -196,17 +196,17 @@ def test_a_pattern_of_groups_leaves_dense_what_has_none_and_says_so():
         nn.Linear(10, 2),
     )  # fmt: skip
     for pattern in (NM(2, 4), Blocks(0.5), Blocks(0.5, "uniform")):
-        cover = pattern.cover(model)
-        assert list(cover.weights) == ["2.weight", "3.weight"]
-        assert cover.dense == {
+        selection = pattern.select(model)
+        assert list(selection.weights) == ["2.weight", "3.weight"]
+        assert selection.dense == {
             "0": "3 input channels a filter are no multiple of 4",
             "1": "1 input channels a filter are no multiple of 4",
             "4": "10 input channels a filter are no multiple of 4",
         }
-        masks = pattern.masks(cover.weights)
+        masks = pattern.masks(selection.weights)
         assert sum(int(mask.sum()) for mask in masks.values()) == sum(mask.numel() for mask in masks.values()) // 2
     with pytest.raises(UsageError, match="its layers stay dense .0: 3 input channels"):
-        NM(2, 4).cover(model[:2])
+        NM(2, 4).select(model[:2])
 
 
 def test_patterns_are_named_as_pipelines_name_them():

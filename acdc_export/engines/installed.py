@@ -1,0 +1,58 @@
+"""A target that can run here: its definition and its interpreter."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..config import Target
+from ..evidence.engine import Arrays
+from . import building
+from .building import Built
+from .environment import Environment
+from .worker import Worker, open_engine
+
+
+@dataclass(frozen=True)
+class InstalledTarget:
+    """A target that can run here: its definition and its interpreter."""
+
+    target: Target
+    environment: Environment
+
+    def open(
+        self,
+        model: Path,
+        *,
+        batch_size: int,
+        cpus: Sequence[int],
+        precision: str = "fp32",
+        wait: bool = True,
+    ) -> Worker:
+        """Load a model with a thread on each of `cpus`; as `open_engine`, which tells what it raises."""
+        return open_engine(
+            self.target,
+            self.environment,
+            model,
+            batch_size=batch_size,
+            threads=len(cpus),
+            cpus=cpus,
+            precision=precision,
+            wait=wait,
+        )
+
+    def build(
+        self, model: Path, stem: Path, *, precision: str, batch_size: int, cpus: Sequence[int], inputs: Arrays
+    ) -> Built:
+        """Have the runtime make its own form of a model; as `building.build`, which tells what it raises."""
+        return building.build(
+            self.target,
+            self.environment,
+            model,
+            stem,
+            precision=precision,
+            batch_size=batch_size,
+            cpus=cpus,
+            inputs=inputs,
+        )

@@ -1,0 +1,111 @@
+"""`comparison.json`, as frozen dataclasses: the halves of a pair in several deployments, measured in turns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ..evidence.gates import Measurement, Status, Verdict, combine, exit_code
+from ..evidence.latency import Latency, Variant
+from ..machine import Machine
+
+SCHEMA_VERSION = 1
+DERIVED = ("exit_code", "front", "recommended")
+"""Keys of comparison.json that follow from the others: for those who read it without this package."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A half in a deployment: what one could serve.
+
+    `accuracy` is None where it was not measured: of a control, or without samples. A sparse half has the verdict of its
+    own report, and `versus_dense`, how many times as fast it is as the fastest dense half of all.
+    """
+
+    name: str  # as an variant of the measurement: "sparse@cpu-int8"
+    half: str
+    target: str
+    precision: str
+    runtime: str
+    version: str
+    deployable: bool
+    accuracy: Measurement | None
+    size: int | None  # bytes of its files
+    loading: float | None  # seconds from starting a process to the model in it
+    versus_dense: Measurement | None = None
+    verdict: Status | None = None
+    bundle: str | None = None  # the name of its folder, beside that of the comparison
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What was found out about a pair in several deployments."""
+
+    created: str  # ISO 8601, UTC
+    version: str  # of acdc-export
+    seconds: float  # that it took
+    pair: str
+    machine: Machine
+    candidates: tuple[Candidate, ...]
+    latency: tuple[Latency, ...]  # all candidates against the first variant; the workload that gates judge comes first
+    verdicts: tuple[Verdict, ...]  # of each deployment that was asked for, those that can't be had included
+    survey: bool  # one deployment that passes is enough
+    require_deployable: bool
+    missing: dict[str, str] = field(default_factory=dict)  # what could not be compared, and why
+    notes: tuple[str, ...] = ()
+
+    @property
+    def reference(self) -> str:
+        """The candidate that the others' speed is held against."""
+        return next(iter(self.latency[0].variants), "")
+
+    @property
+    def exit_code(self) -> int:
+        """0 if every deployment that was asked for passed; of a survey, if there is one to recommend."""
+        codes = [exit_code([verdict]) for verdict in self.verdicts]
+        return 0 if self.survey and self.recommended else combine(codes)
+
+    @property
+    def by_speed(self) -> tuple[Candidate, ...]:
+        """The candidates, the slowest in the workload that gates judge first."""
+        return tuple(sorted(self.candidates, key=lambda one: -self._p50(one.name)))
+
+    @property
+    def front(self) -> tuple[str, ...]:
+        """The candidates that no other beats in both accuracy and median latency: the Pareto front, fastest first."""
+        known = [one for one in self.candidates if one.accuracy is not None and self.variant(one.name)]
+        kept = [one for one in known if not any(self._beats(other, one) for other in known)]
+        return tuple(sorted((one.name for one in kept), key=self._p50))
+
+    @property
+    def recommended(self) -> str | None:
+        """The fastest sparse half that passed its gates; where that is required, of those that may be deployed."""
+        passed = [
+            one.name
+            for one in self.candidates
+            if one.verdict == "pass" and self.variant(one.name) and (one.deployable or not self.require_deployable)
+        ]
+        return min(passed, key=self._p50, default=None)
+
+    def candidate(self, name: str) -> Candidate:
+        """The candidate of that name."""
+        return next(one for one in self.candidates if one.name == name)
+
+    def variant(self, name: str) -> Variant | None:
+        """What a candidate took in the workload that gates judge; None where nothing was measured."""
+        return self.latency[0].variants.get(name)
+
+    def better_dense(self, name: str) -> tuple[str, ...]:
+        """The dense candidates that beat this one in both accuracy and latency, the fastest first."""
+        one = self.candidate(name)
+        found = [other.name for other in self.candidates if other.half == "dense" and self._beats(other, one)]
+        return tuple(sorted(found, key=self._p50))
+
+    def _beats(self, one: Candidate, other: Candidate) -> bool:
+        if one.accuracy is None or other.accuracy is None or not (self.variant(one.name) and self.variant(other.name)):
+            return False
+        faster, righter = self._p50(other.name) - self._p50(one.name), one.accuracy.value - other.accuracy.value
+        return faster >= 0 and righter >= 0 and (faster > 0 or righter > 0)
+
+    def _p50(self, name: str) -> float:
+        variant = self.variant(name)
+        return variant.p50 if variant else float("inf")

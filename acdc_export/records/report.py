@@ -1,0 +1,138 @@
+"""`report.json`, as frozen dataclasses: everything that was found out, and nothing about how it is shown."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from ..evidence.accuracy import Accuracy
+from ..evidence.gates import Judged, Measurement, Verdict
+from ..evidence.latency import Latency
+from ..evidence.parity import Parity
+from ..machine import Machine
+from .history import History
+
+SCHEMA_VERSION = 4
+DERIVED = ("verdict", "exit_code")
+"""Keys of report.json that follow from the others: for those who read it without this package."""
+
+
+@dataclass(frozen=True)
+class PairFacts:
+    """The pair that was exported."""
+
+    name: str
+    path: str
+    kind: str
+    scope: str
+    sparsity: float  # aimed at
+    metrics: dict[str, dict[str, float]]  # what its training recorded
+    history: History
+    dense: dict[str, str] = field(default_factory=dict)  # the layers that the pattern leaves dense, and why
+
+
+@dataclass(frozen=True)
+class TargetFacts:
+    """The target, and what its runtime said of itself."""
+
+    name: str
+    description: str
+    runtime: str
+    version: str
+    instruction_set: str | None
+    license: str
+    deployable: bool
+    notice: str
+    sha256: str  # of the target's folder
+    locked: dict[str, str]  # versions in its environment
+
+
+@dataclass(frozen=True)
+class StepRow:
+    """Zeros in all weighted operators after a pass."""
+
+    name: str
+    zeros: int
+    total: int
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """One weighted operator as deployed; `pruned` where the pattern covers it."""
+
+    name: str
+    operator: str
+    shape: tuple[int, ...]
+    zeros: int
+    total: int
+    pruned: bool
+
+
+@dataclass(frozen=True)
+class Structure:
+    """Zeros and operators of the sparse half as deployed, at the gated batch size."""
+
+    zeros: int | None  # in the pruned layers; None where they could not be found in the graph
+    total: int | None
+    steps: tuple[StepRow, ...]
+    layers: tuple[LayerRow, ...]
+    operators: dict[str, int]
+    supported_ops: float | None  # None where the engine doesn't tell
+    dense_supported_ops: float | None  # of the twin
+    unsupported: tuple[str, ...]  # operators that are not on its fast path
+
+
+@dataclass(frozen=True)
+class SizeFacts:
+    """Bytes of the model files at the gated batch size."""
+
+    sparse: int
+    dense: int
+
+
+@dataclass(frozen=True)
+class Report(Judged):
+    """What was found out about one pair on one target on one machine."""
+
+    created: str  # ISO 8601, UTC
+    version: str  # of acdc-export
+    seconds: float  # that it took
+    pair: PairFacts
+    target: TargetFacts
+    machine: Machine
+    precision: str
+    gated_batch_size: int
+    structure: Structure
+    size: SizeFacts
+    loading: dict[str, dict[str, float]]  # seconds until a model is in a new process, by batch size and half
+    parity: dict[str, dict[str, Parity]]  # by batch size, then "sparse" and "dense"
+    accuracy: Accuracy | None
+    latency: tuple[Latency, ...]  # by batch size and threads; what the gates judge comes first
+    control: str | None  # the fastest dense variant at the gated batch size
+    measured: dict[str, Measurement | None]  # by gate metric
+    gates: tuple[Verdict, ...]
+    quantization: Accuracy | None = None  # the sparse half in integers and, as "dense", in float; None in fp32
+    notes: tuple[str, ...] = field(default=())  # whatever was skipped, unavailable or unusual
+
+    def __str__(self) -> str:
+        from ..present.terminal import text
+
+        return text(self)
+
+
+def to_json(report: Report) -> dict[str, Any]:
+    """The content of `report.json`. Numbers that are not finite become the strings JSON has no numbers for."""
+    document = {"schema_version": SCHEMA_VERSION, "verdict": report.verdict, "exit_code": report.exit_code}
+    return {**document, **plain_json(asdict(report))}
+
+
+def plain_json(value: Any) -> Any:
+    """Dataclasses' content as JSON has it: lists for tuples, text for keys and for numbers that JSON hasn't."""
+    if isinstance(value, dict):
+        return {str(key): plain_json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain_json(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value

@@ -1,0 +1,136 @@
+"""Training data for the pipelines' loop: batches in an order drawn from torch's random numbers, epoch after epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..data import Data
+from ..data.images import Batches
+from ..errors import UsageError
+
+READ = 1024  # rows read at a time
+
+Batch = tuple[list[Tensor], Tensor]
+"""The network's inputs, and the labels, int64 (N,)."""
+
+
+class BatchLoader(Protocol):
+    """Batches without end. The state dict is its place in the epoch, as far as torch's random numbers don't tell."""
+
+    @property
+    def steps(self) -> int:
+        """Batches an epoch."""
+
+    @property
+    def classes(self) -> int:
+        """Labels are smaller than this."""
+
+    @property
+    def resumable(self) -> bool:
+        """Whether it can go on from the middle of an epoch."""
+
+    def examples(self, count: int) -> dict[str, Tensor]:
+        """Inputs by name as the network takes them, without augmentation: at most `count` rows."""
+
+    def next(self) -> Batch:
+        """The next batch; a new epoch begins where the last one ended."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+class InMemory:
+    """All samples in memory; images may be shifted by up to `shift` pixels, their border repeated."""
+
+    resumable = True
+
+    def __init__(self, source: Data, batch_size: int, shift: int) -> None:
+        self.inputs, self.labels = _tensors(source)
+        for name, tensor in self.inputs.items():
+            if shift and (tensor.ndim != 4 or not tensor.is_floating_point()):
+                raise UsageError(
+                    f"{name} is {str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}; only images "
+                    "(N, C, H, W) of floats can be shifted.",
+                    "Set shift = 0 under [training].",
+                )
+        self._size, self._shift = min(batch_size, len(self.labels)), shift
+        self._order, self._at = torch.empty(0, dtype=torch.int64), 0
+
+    @property
+    def steps(self) -> int:
+        return len(self.labels) // self._size  # a last batch of a few samples would upset the batch norms
+
+    @property
+    def classes(self) -> int:
+        return int(self.labels.max()) + 1
+
+    def examples(self, count: int) -> dict[str, Tensor]:
+        return {name: tensor[:count] for name, tensor in self.inputs.items()}
+
+    def next(self) -> Batch:
+        if self._at in (0, self.steps):
+            self._order, self._at = torch.randperm(len(self.labels)), 0
+        rows = self._order[self._at * self._size : (self._at + 1) * self._size]
+        self._at += 1
+        return [shifted(tensor[rows], self._shift) for tensor in self.inputs.values()], self.labels[rows]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"order": self._order, "at": self._at}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._order, self._at = state["order"], state["at"]
+
+
+class Streamed:
+    """Images that are read and augmented as they are needed, an epoch at a time."""
+
+    resumable = False
+
+    def __init__(self, epochs: Batches) -> None:
+        self._epochs, self.steps, self.classes = epochs, epochs.steps, epochs.classes
+        self._examples = next(iter(epochs))[0]
+        self._left: Iterator[tuple[Tensor, Tensor]] = iter(())
+
+    def examples(self, count: int) -> dict[str, Tensor]:
+        return {"input": self._examples[:count]}
+
+    def next(self) -> Batch:
+        batch = next(self._left, None)
+        if batch is None:
+            self._left = iter(self._epochs)
+            batch = next(self._left)
+        return [batch[0]], batch[1]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._left = iter(())
+
+
+def shifted(images: Tensor, most: int) -> Tensor:
+    """Each image moved by up to `most` pixels along each axis, its border repeated. (N, C, H, W) as it came in."""
+    if not most:
+        return images
+    count, _, height, width = images.shape
+    padded = F.pad(images, (most,) * 4, mode="replicate")
+    moves = torch.randint(0, 2 * most + 1, (2, count, 1))
+    down, right = moves[0] + torch.arange(height), moves[1] + torch.arange(width)  # (N, H), (N, W)
+    sample = torch.arange(count)
+    moved = padded.permute(0, 2, 3, 1)[sample[:, None, None], down[:, :, None], right[:, None, :]]  # (N, H, W, C)
+    return moved.permute(0, 3, 1, 2)
+
+
+def _tensors(source: Data) -> tuple[dict[str, Tensor], Tensor]:
+    """All of the data: its inputs by name (one is called "input"), and its labels."""
+    batches = list(source.batches(READ))
+    named = [x if isinstance(x, dict) else {"input": x} for x, _ in batches]
+    inputs = {name: torch.from_numpy(np.concatenate([x[name] for x in named])) for name in named[0]}
+    return inputs, torch.from_numpy(np.concatenate([y for _, y in batches]))
