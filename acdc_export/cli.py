@@ -396,13 +396,18 @@ def inspect(
     picture: Annotated[
         Path | None, typer.Option(metavar="FILE.svg", help="Write a picture of the run: phases and accuracy.")
     ] = None,
+    pattern: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KIND", help="A pattern to count groups of, N:M or blockN: 4:8; may be given repeatedly."),
+    ] = None,
     json: Json = False,
 ) -> None:
-    """Count zeros, 2:4 groups and 1x4 blocks, layer by layer; of a pair or bundle, also how it was trained."""
+    """Count zeros, and groups of 2:4, block4 and other patterns, layer by layer; of a pair or bundle, also how it was
+    trained."""
     with _guard(json):
         from . import inspection
 
-        found, trained = inspection.inspect(path), inspection.training(path)
+        found, trained = inspection.inspect(path, pattern or ()), inspection.training(path)
         if picture is not None:
             _draw(picture, path, trained)
         if json:
@@ -414,15 +419,17 @@ def inspect(
             from .present.terminal import shown
 
             made = [inspection.table(part) for part in found]
-            made += training.tables(trained.history, trained.dense) if trained else []
+            made += training.tables(trained.history, trained.left_dense) if trained else []
             _print(*(partial(shown, one) for one in made))
+            if trained and trained.history is None:
+                typer.echo(training.UNKNOWN)
 
 
 def _draw(picture: Path, path: Path, trained: Training | None) -> None:
     from .files import output_errors
     from .present.run_picture import svg
 
-    if trained is None:
+    if trained is None or trained.history is None:
         raise UsageError(f"{path} doesn't say how it was trained.", "Give the folder of a pair or a bundle.")
     with output_errors(picture, "with --picture"):
         picture.write_text(svg(trained.history, trained.name), encoding="utf-8")

@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args, get_typ
 from annotated_types import Ge, Gt, Le, Lt, MinLen
 
 from . import resources
-from .errors import ConfigError, nearest
+from .errors import ConfigError, UsageError, nearest
 from .evidence import gates
 from .files import is_name
 
@@ -102,7 +102,7 @@ class Pattern:
 
     __pydantic_config__: ClassVar[Any] = STRICT
 
-    kind: str = "unstructured"  # or "block4", blocks of 4 input channels, or "2:4", that many of every 4
+    kind: str = "unstructured"  # of `patterns.FORMS`: or "block4", or "2:4"
     sparsity: Annotated[float, Gt(0), Lt(1)] | None = None  # that of "2:4" is its own
     scope: Literal["global", "uniform"] = "global"
     overrides: dict[str, Annotated[float, Gt(0), Lt(1)]] = field(default_factory=dict)  # of single layers
@@ -352,21 +352,21 @@ def _schedule_problems(table: Table) -> list[str]:
 
 def _pattern_problems(table: Table) -> list[str]:
     """A kind that there isn't, and a sparsity that is missing, or stands beside that of N:M."""
+    from .patterns import parse  # numpy comes with it, which nothing else here needs
+
     given = _at(table, "pattern")
-    kind = given.get("kind", "unstructured") if isinstance(given, dict) else None
-    if not isinstance(given, dict) or not isinstance(kind, str):
+    name = given.get("kind", "unstructured") if isinstance(given, dict) else None
+    if not isinstance(given, dict) or not isinstance(name, str):
         return []
-    ratio = re.fullmatch(r"(\d+):(\d+)", kind)
-    block = re.fullmatch(r"block(\d+)", kind)
-    if ratio:
-        n, m = int(ratio[1]), int(ratio[2])
-        problems = [] if 0 < n < m else [f"pattern.kind: {n} of every {m} weights can't be kept; give N < M, as in 2:4"]
-        unused = [key for key in ("sparsity", "scope", "overrides") if key in given]
-        return problems + [f"pattern.{key}: {kind} has none; its sparsity is its own" for key in unused]
-    if kind != "unstructured" and not (block and int(block[1]) > 1):
-        known = ["unstructured", "block4", "2:4"]
-        return [f"pattern.kind: there is no pattern '{kind}'{nearest(kind, known)}; there are {', '.join(known)}"]
-    return [] if "sparsity" in given else ["pattern.sparsity: missing"]
+    try:
+        kind = parse(name)
+    except UsageError as error:
+        problem, remedy = (text[0].lower() + text[1:].removesuffix(".") for text in (error.message, error.remedy))
+        return [f"pattern.kind: {problem}; {remedy}"]
+    if kind.sparsity is None:
+        return [] if "sparsity" in given else ["pattern.sparsity: missing"]
+    unused = [key for key in ("sparsity", "scope", "overrides") if key in given]
+    return [f"pattern.{key}: {name} has none; its sparsity is its own" for key in unused]
 
 
 def _target_problems(table: Table, folder: Path) -> list[str]:

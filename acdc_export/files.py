@@ -9,7 +9,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,9 @@ from typing import Any, TypeVar
 from .errors import AcdcExportError, OutputError
 
 T = TypeVar("T")
+
+Upgrades = Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]]
+"""How older records are read: by schema version, what makes the next version's content of that one's."""
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # fcntl.h, linux/fs.h
 
@@ -74,35 +77,55 @@ def damage(folder: Path, expected: dict[str, Fingerprint]) -> list[str]:
 
 
 def read_record(
-    path: Path, kind: type[T], version: int, error: type[AcdcExportError], remedy: str, ignore: Sequence[str] = ()
+    path: Path,
+    kind: type[T],
+    version: int,
+    error: type[AcdcExportError],
+    remedy: str,
+    ignore: Sequence[str] = (),
+    upgrades: Upgrades | None = None,
 ) -> T:
     """The dataclass `kind` from a JSON file that also holds a `schema_version`, and perhaps the keys `ignore`.
+
+    An older version is read where `upgrades` lead from it to `version`, one step after the other.
 
     Raises:
         error: not JSON, another schema version, or fields that are not `kind`'s.
     """
     from pydantic import TypeAdapter, ValidationError
 
+    damaged = error(f"{path} is not what its name says: it is cut off, or holds something else.", remedy)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        found = content.pop("schema_version")
-        content = {key: value for key, value in content.items() if key not in ignore}
+        written = content.pop("schema_version")
     except OSError as cause:
         raise error(f"{path} can't be read: {cause.strerror}.", "Check its permissions.") from cause
     except (ValueError, KeyError, AttributeError, TypeError) as cause:
-        raise error(f"{path} is not what its name says: it is cut off, or holds something else.", remedy) from cause
-    if found != version:
-        newer = isinstance(found, int) and found > version
+        raise damaged from cause
+    readable = [*sorted(upgrades or ()), version]
+    if written not in readable:
+        newer = isinstance(written, int) and written > version
         raise error(
-            f"{path} has schema version {found}; this release reads {version}.",
+            f"{path} has schema version {written}; this release reads {' and '.join(map(str, readable))}.",
             "Update acdc-export." if newer else remedy,
         )
+    try:
+        for step in range(written, version):
+            content = (upgrades or {})[step](content)
+    except (KeyError, AttributeError, TypeError, IndexError) as cause:
+        raise damaged from cause
+    content = {key: value for key, value in content.items() if key not in ignore}
     try:
         return TypeAdapter(kind).validate_python(content)
     except ValidationError as cause:
         first = cause.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise error(f"{path}: {where}: {first['msg']}.", remedy) from cause
+
+
+def renamed(content: dict[str, Any], **names: str) -> dict[str, Any]:
+    """The same content with other keys, in the same order: `names` are new by old. For `Upgrades`."""
+    return {names.get(key, key): value for key, value in content.items()}
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -12,7 +12,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from safetensors.numpy import save_file
 
-from acdc_export.pair import LayerCount, Pair, PatternRecord, Record, TensorSpec, write
+from acdc_export.pair import LayerCount, Pair, PatternRecord, Record, ReferenceRecord, TensorSpec, write
 from acdc_export.records.history import History, PhaseRecord
 
 CHANNELS, CLASSES, SIDE = 32, 10, 8
@@ -87,6 +87,7 @@ def record(**changes: object) -> Record:
         "pattern": PatternRecord(
             "unstructured", "uniform", 0.9, {"conv2.weight": LayerCount(int((state == 0).sum()), state.size)}
         ),
+        "reference": ReferenceRecord("ONNX Runtime"),
         "history": History((PhaseRecord("dense", 0, 2), PhaseRecord("sparse", 2, 3))),
         "created": "2026-01-01T00:00:00+00:00",
     }

@@ -96,7 +96,9 @@ class Bundle:
     def report(self) -> Report:
         """The report in `evidence/report.json`. Raises `BundleError` where it can't be read."""
         path = self.path / "evidence" / "report.json"
-        return files.read_record(path, Report, report.SCHEMA_VERSION, BundleError, _ANEW, ignore=report.DERIVED)
+        return files.read_record(
+            path, Report, report.SCHEMA_VERSION, BundleError, _ANEW, report.DERIVED, report.UPGRADES
+        )
 
     def model(self, batch_size: int) -> Path:
         """The model file for a batch size."""
@@ -160,7 +162,8 @@ def finish(
     manifest = replace(manifest, files=files.fingerprints(folder))
     files.write_json(folder / _MARKER, {"schema_version": SCHEMA_VERSION, **asdict(manifest)})
     (folder / "report.md").write_text(markdown(record), encoding="utf-8")
-    (folder / PICTURE).write_text(svg(record.pair.history, record.pair.name), encoding="utf-8")
+    if record.pair.history:
+        (folder / PICTURE).write_text(svg(record.pair.history, record.pair.name), encoding="utf-8")
 
 
 def _group(arrays: dict[str, NDArray[Any]], group: str) -> dict[str, NDArray[Any]]:

@@ -58,7 +58,8 @@ def report(found: StaticResults, timed: Timed, *, deployable: bool, notes: Itera
             sparsity=record.pattern.sparsity,
             metrics=record.metrics,
             history=record.history,
-            dense=record.pattern.dense,
+            left_dense=record.pattern.left_dense,
+            reference=record.reference.computed_by,
         ),
         target=TargetFacts(
             name=target.name,

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 
 from .. import lowering
 from ..data import Data
-from ..errors import EngineError, ModelRefused, PairError
+from ..errors import EngineError, ModelRefused
 from ..evidence import accuracy, batches, parity
 from ..evidence.accuracy import Accuracy
 from ..evidence.engine import Engine
 from ..evidence.gates import judge
-from ..pair import HALVES, Half, Pair, named
+from ..pair import HALVES, Half, named
 from ..records.report import LayerRow, StepRow, Structure
 from . import quantizing
 from .lowering import RUNTIME, Deployed, lower
@@ -80,24 +80,9 @@ def deploy(evaluation: Evaluation) -> dict[tuple[Half, int], Deployed]:
     found: dict[tuple[Half, int], Deployed] = {}
     for half, name in zip(HALVES, ("model/model", "evidence/dense"), strict=True):
         deployed = lower(evaluation, half, evaluation.folder / name)
-        _check_canonical(evaluation.pair, half, deployed[evaluation.gated].lowered)
+        evaluation.pair.check_weights(half, deployed[evaluation.gated].lowered.canonical)
         found |= {(half, size): model for size, model in deployed.items()}
     return found
-
-
-def _check_canonical(pair: Pair, half: Half, lowered: lowering.Lowered) -> None:
-    """What `Pair.load` asks of the state dicts, asked of the ONNX, which it can't read. Raises `PairError`."""
-    path, layers = pair.onnx(half), pair.record.pattern.layers
-    for weight in lowered.canonical:
-        problem = None
-        if not weight.finite:
-            problem = "holds NaN or infinity"
-        elif weight.name in layers and weight.zeros == weight.total:
-            problem = "is zero throughout"
-        elif half == "sparse" and weight.name in layers and weight.zeros < layers[weight.name].zeros:
-            problem = f"has {weight.zeros} zeros, but pair.json says {layers[weight.name].zeros}"
-        if problem:
-            raise PairError(f"{path}: {weight.name} {problem}.", "Write the pair again from its training.")
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Zeros, 2:4 groups and 1x4 blocks, counted by position in the graph.
+"""Zeros, and the groups of sparsity patterns, counted by position in the graph.
 
 By position and not by name, because passes rename and rescale: folding a batch norm gives a weight another name
 and other values, while the n-th weighted operator stays the n-th.
@@ -16,8 +16,9 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from ..errors import GraphError
+from ..patterns import USUAL, GroupCounts, PatternKind
 
-# Which input of an operator is the weight, and whose inner axis (along which 2:4 groups lie) is where.
+# Which input of an operator is the weight.
 _WEIGHTED = {"Conv": 1, "ConvInteger": 1, "ConvTranspose": 1, "Gemm": 1, "MatMul": 1, "MatMulInteger": 1}
 
 
@@ -31,9 +32,7 @@ class WeightAudit:
     shape: tuple[int, ...]
     zeros: int
     total: int
-    two_of_four: str  # "conformant", "violating" or "ineligible"
-    two_of_four_groups: tuple[int, int]  # groups of 4 input channels with at most 2 non-zeros, of all groups
-    zero_blocks: tuple[int, int]  # 1x4 blocks along the input channels that are all zero, of all blocks
+    patterns: dict[str, GroupCounts]  # by the name of each kind that was asked for: "2:4", "block4"
     finite: bool  # neither NaN nor infinity in it
 
     @property
@@ -57,14 +56,15 @@ def load(path: Path) -> ir.Model:
     return model
 
 
-def audit(model: ir.Model) -> tuple[WeightAudit, ...]:
-    """Count the zeros of every weighted operator (Conv, Gemm, MatMul and their integer forms)."""
+def audit(model: ir.Model, kinds: Sequence[PatternKind] = USUAL) -> tuple[WeightAudit, ...]:
+    """Count the zeros of every weighted operator (Conv, Gemm, MatMul and their integer forms), and the groups that
+    each of `kinds` has there."""
     found: list[WeightAudit] = []
     for node in model.graph:
         weight = weight_of(node)
         if weight is not None and weight.const_value is not None and weight.const_value.size:
             array = weight.const_value.numpy()
-            found.append(count(len(found), node.op_type, weight.name or "", array, inner_axis(node, array)))
+            found.append(count(len(found), node.op_type, weight.name or "", array, inner_axis(node, array), kinds))
     return tuple(found)
 
 
@@ -108,25 +108,24 @@ def _constant(value: ir.Value | None) -> bool:
     return value is not None and value.const_value is not None and len(value.const_value.shape) >= 2
 
 
-def count(position: int, operator: str, name: str, weight: NDArray[Any], inner: int) -> WeightAudit:
+def count(
+    position: int,
+    operator: str,
+    name: str,
+    weight: NDArray[Any],
+    inner: int,
+    kinds: Sequence[PatternKind] = USUAL,
+) -> WeightAudit:
     """Count one weight, of two dimensions or more; `inner` is the axis of its input channels."""
     total = int(weight.size)
-    groups = kept = empty = 0
-    if weight.shape[inner] % 4 == 0:
-        quads = np.moveaxis(weight != 0, inner, -1).reshape(-1, 4).sum(axis=1)
-        groups, kept, empty = len(quads), int((quads <= 2).sum()), int((quads == 0).sum())
-    state = "ineligible" if not groups else "conformant" if kept == groups else "violating"
-    zeros = total - int(np.count_nonzero(weight))
     return WeightAudit(
         position=position,
         operator=operator,
         name=name,
         shape=tuple(weight.shape),
-        zeros=zeros,
+        zeros=total - int(np.count_nonzero(weight)),
         total=total,
-        two_of_four=state,
-        two_of_four_groups=(kept, groups),
-        zero_blocks=(empty, groups),
+        patterns={kind.name: kind.count_groups(weight, inner) for kind in kinds},
         finite=bool(np.isfinite(weight).all()),
     )
 

@@ -1,11 +1,10 @@
-"""The pair: a sparse network and its dense twin from one training run, as a folder that needs no torch to read."""
+"""The pair: a sparse network and its dense twin, as a folder that needs no torch to read."""
 
 from .inputs import named
-from .record import FILES, HALVES, SCHEMA_VERSION, Half, LayerCount, PatternRecord, Record, TensorSpec
-from .store import Pair, Reference, check_place, write
+from .record import HALVES, SCHEMA_VERSION, Half, LayerCount, PatternRecord, Record, ReferenceRecord, TensorSpec
+from .store import Pair, Reference, build, check_place, write
 
 __all__ = [
-    "FILES",
     "HALVES",
     "SCHEMA_VERSION",
     "Half",
@@ -14,7 +13,9 @@ __all__ = [
     "PatternRecord",
     "Record",
     "Reference",
+    "ReferenceRecord",
     "TensorSpec",
+    "build",
     "check_place",
     "named",
     "write",

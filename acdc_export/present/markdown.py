@@ -15,8 +15,11 @@ def markdown(report: Report) -> str:
     parts = [f"# {tables.headline(report)}", *tables.summary(report)]
     for made in (*tables.tables(report), *tables.details(report)):
         parts += [f"## {made.title}", table(made)]
-    parts += ["## How it was trained", f"![Phases and accuracy]({PICTURE})"]
-    for made in training.tables(report.pair.history, report.pair.dense):
+    parts += [
+        "## How it was trained",
+        f"![Phases and accuracy]({PICTURE})" if report.pair.history else training.UNKNOWN,
+    ]
+    for made in training.tables(report.pair.history, report.pair.left_dense):
         parts += [f"### {made.title}", table(made)]
     origin = f"Made on {report.created} by acdc-export {report.version}."
     parts += ["## What this rests on", "\n".join(f"- {line}" for line in (*tables.context(report), origin))]

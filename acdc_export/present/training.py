@@ -7,11 +7,14 @@ from collections.abc import Mapping
 from ..records.history import Cost, EpochRecord, History
 from .report import Table
 
+UNKNOWN = "Nothing is known of how it was trained."
+"""What is said of a pair without a history."""
 
-def tables(history: History, left_dense: Mapping[str, str]) -> list[Table]:
-    """All that a history holds, in reading order."""
-    found = [_phases(history)]
-    if history.cost:
+
+def tables(history: History | None, left_dense: Mapping[str, str]) -> list[Table]:
+    """All that a history holds, in reading order; without one only the layers left dense."""
+    found = [_phases(history)] if history else []
+    if history and history.cost:
         found.append(_cost(history.cost))
     if left_dense:
         rows = tuple((name or "(the model itself)", why) for name, why in left_dense.items())

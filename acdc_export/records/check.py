@@ -10,7 +10,7 @@ from ..evidence.gates import Judged, Measurement, Verdict
 from ..evidence.latency import Latency
 from ..machine import Machine
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 Kind = Literal["against", "self-test", "baseline", "save"]
 Where = Literal["model", "export", "engine", "unknown"]

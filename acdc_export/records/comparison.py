@@ -8,7 +8,7 @@ from ..evidence.gates import Measurement, Status, Verdict, combine, exit_code
 from ..evidence.latency import Latency, Variant
 from ..machine import Machine
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 DERIVED = ("exit_code", "front", "recommended")
 """Keys of comparison.json that follow from the others: for those who read it without this package."""
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
+from ..files import renamed
+
 _STRICT: dict[str, Any] = {"extra": "forbid"}
 
 
@@ -61,3 +63,8 @@ class History:
     unit: Literal["epoch", "step"] = "epoch"
     epochs: tuple[EpochRecord, ...] = ()
     cost: Cost | None = None
+
+
+def from_revived(history: dict[str, Any]) -> dict[str, Any]:
+    """A history as JSON, from before the share of weights that are `regrown` had that name. For `files.Upgrades`."""
+    return {**history, "phases": [renamed(phase, revived="regrown") for phase in history["phases"]]}

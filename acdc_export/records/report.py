@@ -10,10 +10,11 @@ from ..evidence.accuracy import Accuracy
 from ..evidence.gates import Judged, Measurement, Verdict
 from ..evidence.latency import Latency
 from ..evidence.parity import Parity
+from ..files import Upgrades, renamed
 from ..machine import Machine
-from .history import History
+from .history import History, from_revived
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 DERIVED = ("verdict", "exit_code")
 """Keys of report.json that follow from the others: for those who read it without this package."""
 
@@ -28,8 +29,9 @@ class PairFacts:
     scope: str
     sparsity: float  # aimed at
     metrics: dict[str, dict[str, float]]  # what its training recorded
-    history: History
-    dense: dict[str, str] = field(default_factory=dict)  # the layers that the pattern leaves dense, and why
+    history: History | None  # None where nothing is known of its training
+    left_dense: dict[str, str] = field(default_factory=dict)  # the layers that the pattern leaves dense, and why
+    reference: str = ""  # what computed the outputs that parity is judged by
 
 
 @dataclass(frozen=True)
@@ -136,3 +138,17 @@ def plain_json(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     return value
+
+
+def _from_4(report: dict[str, Any]) -> dict[str, Any]:
+    """Schema version 5 from version 4, which said `arms`, `revived` and, of the layers left so, `dense`."""
+    pair = renamed(report["pair"], dense="left_dense")
+    return {
+        **report,
+        "pair": {**pair, "history": from_revived(pair["history"])},
+        "latency": [renamed(latency, arms="variants") for latency in report["latency"]],
+    }
+
+
+UPGRADES: Upgrades = {4: _from_4}
+"""How the reports of bundles that older releases made are read."""

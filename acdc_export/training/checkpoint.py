@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ..errors import CheckpointError, OutputError, UsageError
-from ..files import output_errors
+from ..files import output_errors, renamed
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _FORMAT = "acdc-export training checkpoint"
 _ANEW = "Remove the file to begin the run anew, or give another one."
 _UNKEPT = "The state of this run can't be kept in a checkpoint"
@@ -123,9 +123,11 @@ def read(path: Path) -> State:
         ) from error
     if not isinstance(state, dict) or state.get("format") != _FORMAT:
         raise CheckpointError(f"{path} is not a checkpoint of a run of AC/DC.", _ANEW)
+    if state["schema_version"] == 1:  # said `revived` in its phases
+        return {**state, "phases": [renamed(phase, revived="regrown") for phase in state["phases"]]}
     if state["schema_version"] != SCHEMA_VERSION:
         raise CheckpointError(
-            f"{path} has schema version {state['schema_version']}; this release reads {SCHEMA_VERSION}.", _ANEW
+            f"{path} has schema version {state['schema_version']}; this release reads 1 and {SCHEMA_VERSION}.", _ANEW
         )
     return state
 

@@ -1,27 +1,24 @@
-"""Which weights live in a sparse phase: the smallest magnitudes anywhere, N of M input channels, or whole blocks.
+"""Which weights live in a sparse phase: the largest magnitudes anywhere, N of M input channels, or whole blocks.
 
 Every choice is exact, to the single weight, and the same on every device: among equal magnitudes those that come
-first (by layer, then by flat index) are dropped first.
+first (by layer, then by flat index) are dropped first. `patterns.reference_masks` says the same in plain numpy.
 """
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from fractions import Fraction
-from typing import ClassVar, Literal, Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from .. import patterns
 from ..errors import TrainingError, UsageError, nearest
+from ..patterns import Scope, zeros_of
 from .layers import TYPES, Exclusion, LayerSelection, require_matches, select
 from .topk import keep_largest
-
-Scope = Literal["global", "uniform"]
 
 
 class Pattern(Protocol):
@@ -118,7 +115,7 @@ class _Ranked(_Layers):
         found: dict[str, Tensor] = {}
         for names, sparsity in self._groups(list(weights)):
             scores = {name: self._scores(weights[name]) for name in names}
-            zeros = _share(sparsity, sum(score.numel() for score in scores.values()))
+            zeros = zeros_of(sparsity, sum(score.numel() for score in scores.values()))
             found |= keep_largest(scores, zeros)
         masks = {name: self._spread(found[name], weight) for name, weight in weights.items()}
         for name, mask in masks.items():
@@ -151,7 +148,7 @@ class _Ranked(_Layers):
         require_matches(list(self.overrides), names, "overrides")
         for group, sparsity in self._groups(list(found.weights)):
             total = sum(self._count(found.weights[name]) for name in group)
-            if _share(sparsity, total) == total:
+            if zeros_of(sparsity, total) == total:
                 where = group[0] if len(group) == 1 < len(names) else "the model"
                 raise UsageError(
                     f"Of the {sum(found.weights[name].numel() for name in group)} weights of {where}, none would be "
@@ -208,15 +205,14 @@ class Blocks(_Ranked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.size < 2:
-            raise UsageError(f"Blocks of {self.size} weights are none.", "Give a size of 2 or more: size=4.")
+        patterns.blocks(self.size)
 
     @property
     def kind(self) -> str:
-        return f"block{self.size}"
+        return patterns.blocks(self.size).name
 
     def _unfit(self, weight: nn.Parameter) -> str | None:
-        return _uneven(weight, self.size)
+        return patterns.blocks(self.size).ineligible(weight.shape[1])
 
     def _count(self, weight: Tensor) -> int:
         return weight.numel() // self.size
@@ -251,15 +247,11 @@ class NM(_Layers):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.n < self.m:
-            raise UsageError(
-                f"{self.n}:{self.m} is no pattern: {self.n} of every {self.m} weights can't be kept.",
-                "Give 0 < n < m, such as 2:4.",
-            )
+        patterns.n_of_m(self.n, self.m)
 
     @property
     def kind(self) -> str:
-        return f"{self.n}:{self.m}"
+        return patterns.n_of_m(self.n, self.m).name
 
     @property
     def sparsity(self) -> float:
@@ -285,36 +277,25 @@ class NM(_Layers):
         return masks
 
     def _unfit(self, weight: nn.Parameter) -> str | None:
-        return _uneven(weight, self.m)
+        return patterns.n_of_m(self.n, self.m).ineligible(weight.shape[1])
 
 
 def of_kind(kind: str, sparsity: float | None = None, scope: Scope = "global", **layers: object) -> Pattern:
-    """The pattern that a pipeline names: "unstructured", "block4", or "2:4", whose sparsity is its own.
+    """The pattern of a kind that `patterns.parse` knows, by its name: "unstructured", "block4" or "2:4".
 
     Raises:
-        UsageError: an unknown kind, or what the pattern itself refuses.
+        UsageError: an unknown kind, one that lacks its sparsity, or what the pattern itself refuses.
     """
-    chosen = re.fullmatch(r"(\d+):(\d+)", kind)
-    if chosen:
-        return NM(int(chosen[1]), int(chosen[2]), **layers)  # type: ignore[arg-type]
-    size = re.fullmatch(r"block(\d+)", kind)
-    if sparsity is None or not (size or kind == "unstructured"):
-        raise UsageError(f"'{kind}' is no pattern with a sparsity.", "Choose unstructured, block4, or N:M such as 2:4.")
-    if size:
-        return Blocks(sparsity, scope, size=int(size[1]), **layers)  # type: ignore[arg-type]
+    known = patterns.parse(kind)
+    if known.kept is not None:
+        return NM(known.kept, known.size, **layers)  # type: ignore[arg-type]
+    if sparsity is None:
+        raise UsageError(f"The pattern {kind} needs a sparsity.", "Give the share of zeros: 0.9 for 90 %.")
+    if known.size > 1:
+        return Blocks(sparsity, scope, size=known.size, **layers)  # type: ignore[arg-type]
     return Unstructured(sparsity, scope, **layers)  # type: ignore[arg-type]
-
-
-def _share(sparsity: float, total: int) -> int:
-    """How many of `total` are zero: at least this share, in decimal."""
-    return math.ceil(Fraction(repr(float(sparsity))) * total)
 
 
 def _groups(weight: Tensor, size: int) -> Tensor:
     """(O, I, ...) as (O, I / size, size, ...)."""
     return weight.reshape(weight.shape[0], -1, size, *weight.shape[2:])
-
-
-def _uneven(weight: Tensor, size: int) -> str | None:
-    channels = weight.shape[1]
-    return f"{channels} input channels a filter are no multiple of {size}" if channels % size else None

@@ -1,4 +1,4 @@
-"""Zeros, 2:4 groups and 1x4 blocks, against counts by loops; and asking an engine what it doesn't know."""
+"""Zeros and the groups of patterns, against counts by loops; and asking an engine what it doesn't know."""
 
 from __future__ import annotations
 
@@ -12,40 +12,50 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from acdc_export import lowering
+from acdc_export import lowering, patterns
+from acdc_export.patterns import GroupCounts
 
 from ..conftest import network, weights
 
 
-def by_loops(weight: np.ndarray, inner: int) -> tuple[int, int, int]:
-    """Groups, groups with at most two non-zeros, and all-zero blocks, of four neighbours along `inner`."""
+KINDS = ("2:4", "block4", "1:2", "3:8", "block3", "unstructured")
+
+
+def by_loops(weight: np.ndarray, inner: int, size: int) -> list[int]:
+    """The non-zeros of every group of `size` neighbours along `inner`."""
     moved = np.moveaxis(weight, inner, -1)
-    groups = kept = empty = 0
-    for index in itertools.product(*(range(size) for size in moved.shape[:-1])):
-        for start in range(0, moved.shape[-1], 4):
-            alive = sum(1 for value in moved[index][start : start + 4] if value != 0)
-            groups, kept, empty = groups + 1, kept + (alive <= 2), empty + (alive == 0)
-    return groups, kept, empty
+    return [
+        sum(1 for value in moved[index][start : start + size] if value != 0)
+        for index in itertools.product(*(range(length) for length in moved.shape[:-1]))
+        for start in range(0, moved.shape[-1], size)
+    ]
 
 
 @given(
-    shape=st.sampled_from([(3, 8, 3, 3), (2, 4), (8, 8), (5, 12, 1)]),
+    shape=st.sampled_from([(3, 8, 3, 3), (2, 4), (8, 8), (5, 12, 1), (24, 6)]),
     inner=st.integers(0, 1),
     density=st.floats(0, 1),
     seed=st.integers(0, 999),
+    name=st.sampled_from(KINDS),
 )
-@settings(max_examples=60, deadline=None)
-def test_counts_agree_with_loops(shape: tuple[int, ...], inner: int, density: float, seed: int) -> None:
+@settings(max_examples=120, deadline=None)
+def test_counts_agree_with_loops(shape: tuple[int, ...], inner: int, density: float, seed: int, name: str) -> None:
     random = np.random.default_rng(seed)
-    weight = np.where(random.random(shape) < density, random.normal(size=shape), 0)
-    found = lowering.count(0, "Conv", "w", weight, inner)
-    assert (found.zeros, found.total) == ((weight == 0).sum(), weight.size)
-    if shape[inner] % 4:
-        assert found.two_of_four == "ineligible"
+    kind = patterns.parse(name)
+    alive = random.random(shape) < density
+    if kind.kept is None and alive.shape[inner] % kind.size == 0 and seed % 2:  # whole blocks
+        alive = np.repeat(np.take(alive, range(0, shape[inner], kind.size), axis=inner), kind.size, axis=inner)
+    weight = np.where(alive, random.normal(size=shape), 0)
+    audit = lowering.count(0, "Conv", "w", weight, inner, [kind])
+    assert (audit.zeros, audit.total) == ((weight == 0).sum(), weight.size)
+    counts = audit.patterns[name]
+    if shape[inner] % kind.size:
+        assert counts == GroupCounts("ineligible", 0, 0, 0)
         return
-    groups, kept, empty = by_loops(weight, inner)
-    assert (found.two_of_four_groups, found.zero_blocks) == ((kept, groups), (empty, groups))
-    assert found.two_of_four == ("conformant" if kept == groups else "violating")
+    nonzeros = by_loops(weight, inner, kind.size)
+    conforming = sum(count <= kind.kept if kind.kept else count in (0, kind.size) for count in nonzeros)
+    assert (counts.conforming, counts.zero, counts.groups) == (conforming, nonzeros.count(0), len(nonzeros))
+    assert counts.state == ("conformant" if conforming == len(nonzeros) else "violating")
 
 
 def test_groups_lie_along_the_input_channels() -> None:
@@ -58,8 +68,9 @@ def test_groups_lie_along_the_input_channels() -> None:
         ("Conv", "conv2.weight"),
         ("Gemm", "head.weight"),
     ]
-    assert found[2].two_of_four == "conformant"
-    assert found[0].two_of_four == "ineligible"  # one input channel
+    assert found[2].patterns["2:4"].state == "conformant"
+    assert found[0].patterns["2:4"].state == "ineligible"  # one input channel
+    assert list(found[0].patterns) == ["2:4", "block4"]
 
 
 def test_pruned_layers_are_found_by_name_or_by_counts() -> None:

@@ -472,8 +472,9 @@ def test_the_audit_sees_integers_behind_dq(tmp_path: Path) -> None:
     assert [weight.name for weight in found] == ["first_quantized", "second_quantized", "head_quantized"]
     assert [weight.operator for weight in found] == ["Conv", "Conv", "Gemm"]
     before = audit(load(source))
-    assert [weight.two_of_four_groups[1] for weight in found] == [weight.two_of_four_groups[1] for weight in before]
-    assert found[1].two_of_four_groups[0] >= before[1].two_of_four_groups[0]
+    groups, groups_before = ([weight.patterns["2:4"] for weight in weights] for weights in (found, before))
+    assert [counts.groups for counts in groups] == [counts.groups for counts in groups_before]
+    assert groups[1].conforming >= groups_before[1].conforming
 
 
 # ------------------------------------------------------------------------------------------- in DeepSparse itself

@@ -2,12 +2,14 @@ import itertools
 import math
 from fractions import Fraction
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import nn
 
+from acdc_export import patterns
 from acdc_export.errors import TrainingError, UsageError
 from acdc_export.training import NM, Blocks, Unstructured
 from acdc_export.training.pattern import of_kind
@@ -219,9 +221,43 @@ def test_patterns_are_named_as_pipelines_name_them():
     for kind in ("4:2", "4:4", "0:4"):
         with pytest.raises(UsageError, match="can't be kept"):
             of_kind(kind)
-    with pytest.raises(UsageError, match="no pattern with a sparsity"):
+    with pytest.raises(UsageError, match="There is no pattern 'banded'"):
         of_kind("banded", 0.9)
+    with pytest.raises(UsageError, match="block4 needs a sparsity"):
+        of_kind("block4")
     with pytest.raises(UsageError, match="size of 2 or more"):
         of_kind("block1", 0.9)
     with pytest.raises(TrainingError, match="NaN or infinite"):
         NM(2, 4).masks({"weight": torch.full((4, 4), float("nan"))})
+
+
+@given(
+    st.sampled_from(["unstructured", "block2", "block4", "block5", "2:4", "1:4", "3:8", "1:2"]),
+    st.lists(
+        st.tuples(st.integers(1, 5), st.integers(1, 3), st.sampled_from([(), (3,), (2, 3)])), min_size=1, max_size=3
+    ),
+    st.floats(0.05, 0.9),
+    st.sampled_from(["global", "uniform"]),
+    st.integers(0, 99),
+    st.booleans(),
+    st.booleans(),
+    st.sampled_from([torch.float32, torch.float16]),
+)
+def test_the_fast_selection_equals_the_reference(kind, shapes, sparsity, scope, seed, ties, channels_last, dtype):
+    known = patterns.parse(kind)
+    weights = {}
+    for index, (filters, groups, kernel) in enumerate(shapes):
+        weight = drawn((filters, groups * known.size, *kernel), seed + index, ties).to(dtype)
+        if channels_last and weight.ndim == 4:
+            weight = weight.to(memory_format=torch.channels_last)
+        weights[f"{index}.weight"] = weight
+    arrays = {name: weight.numpy() for name, weight in weights.items()}
+    chosen = None if known.kept else sparsity
+    expected = patterns.reference_masks(known, arrays, chosen, scope)
+    try:
+        masks = of_kind(kind, chosen, scope).masks(weights)
+    except TrainingError:  # a layer that would be zero throughout
+        assert not all(mask.any() for mask in expected.values())
+        return
+    for name, mask in masks.items():
+        np.testing.assert_array_equal(mask.numpy(), expected[name])
