@@ -112,7 +112,7 @@ def read_record(
     try:
         for step in range(written, version):
             content = (upgrades or {})[step](content)
-    except (KeyError, AttributeError, TypeError, IndexError) as cause:
+    except (ValueError, KeyError, AttributeError, TypeError) as cause:  # it is not even of that version
         raise damaged from cause
     content = {key: value for key, value in content.items() if key not in ignore}
     try:

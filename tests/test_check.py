@@ -19,7 +19,7 @@ from acdc_export.checking import baseline
 from acdc_export.checking.baseline import Entry, MachineClass, Stored
 from acdc_export.errors import BaselineError, UsageError
 from acdc_export.evidence.gates import Measurement
-from acdc_export.files import fingerprints
+from acdc_export.files import fingerprints, renamed
 from acdc_export.pair import Pair
 from acdc_export.workflow import check
 from benchmarks.seeded import slowed
@@ -102,6 +102,20 @@ def test_a_denser_model_is_told_from_a_slower_engine(bundle: Path, writable: Pat
     assert "denser" in {cause.where: cause.text for cause in found.causes}["model"]
     assert found.measured["sparsity"] is not None
     assert found.twins is not None
+
+
+def test_a_bundle_of_the_release_before_is_checked_against(bundle: Path, writable: Path, tmp_path: Path) -> None:
+    report = json.loads((writable / "evidence" / "report.json").read_text())
+    pair, history = report["pair"], report["pair"]["history"]
+    phases = [renamed(phase, regrown="revived") for phase in history["phases"]]
+    pair = {**renamed(pair, left_dense="dense"), "history": {**history, "phases": phases}}
+    del pair["reference"]
+    latency = [renamed(entry, variants="arms") for entry in report["latency"]]
+    rewrite(writable, "evidence/report.json", schema_version=4, pair=pair, latency=latency)
+    done = run("check", bundle, "--against", writable, "--budget", 8, "--gate", LOOSE[0], "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["kind"] == "against"
+    assert run("verify", writable, cwd=tmp_path).returncode == 0
 
 
 def test_accuracy_of_both_on_the_same_samples(bundle: Path, labelled: Path, tmp_path: Path) -> None:

@@ -12,6 +12,8 @@ import signal
 import subprocess
 import sys
 import termios
+from collections.abc import Callable
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -20,6 +22,8 @@ import pytest
 
 from acdc_export import resources
 from acdc_export.pair import Pair
+
+from .conftest import record
 
 
 def run(*arguments: object, cwd: Path | None = None, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -277,6 +281,22 @@ def test_inspect_a_pair_an_onnx_file_and_a_checkpoint(pair: Pair) -> None:
         assert zeros[0] in [weight["zeros"] for weight in part["weights"]]
 
 
+def test_inspect_counts_the_groups_of_any_pattern(make_pair: Callable[..., Pair]) -> None:
+    pair = make_pair(pattern=replace(record().pattern, kind="block8"))
+    (weight, *_) = json.loads(run("inspect", pair.path / "sparse.onnx", "--json").stdout)["parts"][0]["weights"]
+    assert list(weight["patterns"]) == ["2:4", "block4"]
+    parts = json.loads(run("inspect", pair.path, "--pattern", "4:8", "--pattern", "block16", "--json").stdout)["parts"]
+    weight = parts[0]["weights"][1]
+    assert list(weight["patterns"]) == ["block8", "4:8", "block16"]  # its own first
+    assert set(weight["patterns"]["4:8"]) == {"state", "conforming", "zero", "groups"}
+    assert weight["patterns"]["4:8"]["groups"] == weight["total"] / 8
+    said = run("inspect", pair.path, "--pattern", "4:8", COLUMNS="160").stdout
+    assert "4:8 groups" in said
+    assert "zero 1x8 blocks" in said
+    assert "2:4" not in said
+    mistake(2, "There is no pattern 'bloc8' (did you mean 'block4'?)", "inspect", pair.path, "--pattern", "bloc8")
+
+
 @pytest.mark.parametrize(
     ("name", "content"), [("notes.txt", b"hello"), ("cut.onnx", b"\x08\x0a\x12"), ("cut.safetensors", b"\x00" * 4)]
 )
@@ -332,3 +352,12 @@ def test_inspecting_a_pair_tells_how_it_was_trained(pair: Pair, tmp_path: Path) 
     assert "Training, at the end of each phase" in said.stdout
     assert picture.read_text().startswith("<svg")
     mistake(2, "doesn't say how it was trained", "inspect", pair.path / "sparse.onnx", "--picture", picture)
+
+
+def test_inspecting_a_pair_of_unknown_training_says_so(make_pair: Callable[..., Pair], tmp_path: Path) -> None:
+    pair = make_pair(history=None)
+    said = run("inspect", pair.path)
+    assert said.returncode == 0
+    assert "Nothing is known of how it was trained." in said.stdout
+    assert json.loads(run("inspect", pair.path, "--json").stdout)["training"]["history"] is None
+    mistake(2, "doesn't say how it was trained", "inspect", pair.path, "--picture", tmp_path / "run.svg")

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import signal
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from acdc_export import files
-from acdc_export.errors import OutputError
+from acdc_export.errors import BundleError, OutputError
 
 MARKER = "marker.json"
 
@@ -127,3 +130,52 @@ def test_damage_is_found(tmp_path: Path, change: object, said: str) -> None:
 def test_a_path_out_of_the_folder_is_damage(tmp_path: Path) -> None:
     recorded = {"../../etc/hostname": files.Fingerprint("0", 0)}
     assert "points outside" in files.damage(tmp_path, recorded)[0]
+
+
+@dataclass(frozen=True)
+class Animal:
+    """Version 3; version 2 said `legs`, and version 1 that as text."""
+
+    name: str
+    feet: int
+
+
+UPGRADES: files.Upgrades = {
+    1: lambda animal: {**animal, "legs": int(animal["legs"])},
+    2: lambda animal: files.renamed(animal, legs="feet"),
+}
+
+
+def read(path: Path, content: Any) -> Animal:
+    path.write_text(json.dumps(content))
+    return files.read_record(path, Animal, 3, BundleError, "Restore it.", ignore=("sound",), upgrades=UPGRADES)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"schema_version": 1, "name": "cat", "legs": "4", "sound": "meow"},
+        {"schema_version": 2, "name": "cat", "legs": 4},
+        {"schema_version": 3, "name": "cat", "feet": 4},
+    ],
+)
+def test_older_records_are_upgraded_step_by_step(tmp_path: Path, content: dict[str, Any]) -> None:
+    assert read(tmp_path / "animal.json", content) == Animal("cat", 4)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ({"schema_version": 0, "name": "cat", "legs": "4"}, "schema version 0; this release reads 1 and 2 and 3."),
+        ({"schema_version": 4, "name": "cat", "feet": 4}, "Update acdc-export."),
+        ({"schema_version": 1, "name": "cat", "legs": []}, "cut off, or holds something else"),
+        ({"schema_version": 1, "name": "cat", "legs": "four"}, "cut off, or holds something else"),
+        ({"schema_version": 1, "name": "cat"}, "cut off, or holds something else"),
+        ({"schema_version": 2, "name": "cat"}, "feet"),
+        ([], "cut off, or holds something else"),
+    ],
+)
+def test_records_that_can_not_be_read(tmp_path: Path, content: Any, said: str) -> None:
+    with pytest.raises(BundleError) as caught:
+        read(tmp_path / "animal.json", content)
+    assert said in str(caught.value)

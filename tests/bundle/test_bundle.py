@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -128,6 +130,36 @@ def test_a_broken_report_is_said(written: Path) -> None:
     (written / "evidence" / "report.json").write_text(json.dumps({**document, "gates": 3}))
     with pytest.raises(BundleError, match="report.json: gates"):
         _ = Bundle.load(written).report
+
+
+def test_a_report_of_the_release_before_is_read(written: Path) -> None:
+    """As that release wrote it, of the same example."""
+    shutil.copy(Path(__file__).parent / "report-v4.json", written / "evidence" / "report.json")
+    assert Bundle.load(written).report == example()
+
+
+def test_a_report_of_other_schemas_is_refused(written: Path) -> None:
+    document = json.loads((written / "evidence" / "report.json").read_text())
+    for version, remedy in ((3, "Export the pair again"), (6, "Update acdc-export")):
+        (written / "evidence" / "report.json").write_text(json.dumps({**document, "schema_version": version}))
+        with pytest.raises(BundleError, match=f"schema version {version}; this release reads 4 and 5") as caught:
+            _ = Bundle.load(written).report
+        assert remedy in caught.value.remedy
+
+
+def test_a_bundle_of_a_pair_without_a_history(written: Path, tmp_path: Path) -> None:
+    """There is no picture of its training, and the report for people says why."""
+    record = replace(example(), pair=replace(example().pair, history=None))
+    with bundle.create(tmp_path / "other") as folder:
+        (folder / "model" / "model-b1.onnx").write_bytes(b"")
+        manifest = replace(Bundle.load(written).manifest, models=(ModelFile("model-b1.onnx", 1),), files={})
+        bundle.finish(folder, manifest, record, {}, {}, {})
+    assert Bundle.load(tmp_path / "other").report == record
+    assert not (tmp_path / "other" / "run.svg").exists()
+    text = (tmp_path / "other" / "report.md").read_text()
+    assert "Nothing is known of how it was trained." in text
+    assert "run.svg" not in text
+    assert "Layers left dense" in text
 
 
 def test_a_foreign_folder_is_never_replaced(tmp_path: Path) -> None:

@@ -17,7 +17,6 @@ from acdc_export.patterns import GroupCounts
 
 from ..conftest import network, weights
 
-
 KINDS = ("2:4", "block4", "1:2", "3:8", "block3", "unstructured")
 
 

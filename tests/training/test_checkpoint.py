@@ -195,6 +195,23 @@ def test_a_file_that_is_no_checkpoint_is_refused_and_kept(tmp_path, damage):
     assert file.read_bytes() == before
 
 
+def test_a_checkpoint_of_the_release_before_goes_on(tmp_path):
+    """Its phases said `revived`, and it was of schema version 1."""
+    expected = Run(EPOCHS).go().result()
+    file = tmp_path / "run.checkpoint"
+    Run(EPOCHS).go(file, stop=7)
+    state = torch.load(file, weights_only=True)
+    assert state["schema_version"] == checkpoint.SCHEMA_VERSION == 2
+    assert any(phase["regrown"] is not None for phase in state["phases"])
+    old = [{**phase, "revived": phase["regrown"]} for phase in state["phases"]]
+    for phase in old:
+        del phase["regrown"]
+    torch.save({**state, "schema_version": 1, "phases": old}, file)
+    run = Run(EPOCHS).go(file)
+    assert run.acdc.resumed
+    assert_same(run.result(), expected)
+
+
 def test_a_state_that_could_only_be_read_by_running_code_is_refused_at_once(tmp_path):
     class Odd(Counter):
         def state_dict(self):
