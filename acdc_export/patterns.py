@@ -81,7 +81,6 @@ class Form:
 
     shape: str
     example: str
-    meaning: str
     make: Callable[..., PatternKind]
 
 
@@ -110,9 +109,9 @@ def n_of_m(n: int, m: int) -> PatternKind:
 
 
 FORMS = (
-    Form("unstructured", "unstructured", "single weights", unstructured),
-    Form(r"block(\d+)", "block4", "blocks of 4 input channels", blocks),
-    Form(r"(\d+):(\d+)", "2:4", "2 of every 4 input channels live", n_of_m),
+    Form("unstructured", "unstructured", unstructured),
+    Form(r"block(\d+)", "block4", blocks),
+    Form(r"(\d+):(\d+)", "2:4", n_of_m),
 )
 """All kinds that there are."""
 

@@ -134,14 +134,14 @@ def test_a_path_out_of_the_folder_is_damage(tmp_path: Path) -> None:
 
 @dataclass(frozen=True)
 class Animal:
-    """Version 3; version 2 said `legs`, and version 1 that as text."""
+    """Version 3; version 2 said `legs`, and version 1 counted them in pairs."""
 
     name: str
     feet: int
 
 
 UPGRADES: files.Upgrades = {
-    1: lambda animal: {**animal, "legs": int(animal["legs"])},
+    1: lambda animal: {**animal, "legs": 2 * int(animal["pairs"])},
     2: lambda animal: files.renamed(animal, legs="feet"),
 }
 
@@ -154,7 +154,7 @@ def read(path: Path, content: Any) -> Animal:
 @pytest.mark.parametrize(
     "content",
     [
-        {"schema_version": 1, "name": "cat", "legs": "4", "sound": "meow"},
+        {"schema_version": 1, "name": "cat", "pairs": "2", "sound": "meow"},
         {"schema_version": 2, "name": "cat", "legs": 4},
         {"schema_version": 3, "name": "cat", "feet": 4},
     ],
@@ -168,8 +168,8 @@ def test_older_records_are_upgraded_step_by_step(tmp_path: Path, content: dict[s
     [
         ({"schema_version": 0, "name": "cat", "legs": "4"}, "schema version 0; this release reads 1 and 2 and 3."),
         ({"schema_version": 4, "name": "cat", "feet": 4}, "Update acdc-export."),
-        ({"schema_version": 1, "name": "cat", "legs": []}, "cut off, or holds something else"),
-        ({"schema_version": 1, "name": "cat", "legs": "four"}, "cut off, or holds something else"),
+        ({"schema_version": 1, "name": "cat", "pairs": []}, "cut off, or holds something else"),
+        ({"schema_version": 1, "name": "cat", "pairs": "two"}, "cut off, or holds something else"),
         ({"schema_version": 1, "name": "cat"}, "cut off, or holds something else"),
         ({"schema_version": 2, "name": "cat"}, "feet"),
         ([], "cut off, or holds something else"),
