@@ -260,7 +260,7 @@ def _request(targets: Iterable[str | Target], precisions: tuple[str, ...], asked
         except RuntimeUnavailable as error:
             missing[target.name] = error.message
             continue
-        every = list(target.parity)
+        every = list(target.precisions)
         for precision in every if ALL in precisions or (survey and not precisions) else precisions or ("fp32",):
             if survey and precision not in every:
                 missing[target.at(precision)] = f"it offers {', '.join(every)}"
@@ -488,7 +488,7 @@ def _recipe(pipeline: Pipeline | None) -> Pipeline | None:
 
 
 def _check_precision(target: Target, precision: str) -> None:
-    known = list(target.parity)
+    known = list(target.precisions)
     if precision not in known:
         raise UsageError(
             f"The target {target.name} has no precision '{precision}'{nearest(precision, known)}.",

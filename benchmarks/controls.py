@@ -73,7 +73,7 @@ def _compare(
     source: Path, title: str, target: str, ways: dict[str, dict[str, str]], samples: Samples, folder: Path
 ) -> None:
     model = folder / "float.onnx"
-    lowering.lower(source, model, passes=load_target(target).graph.passes, batch_size=BATCH)
+    lowering.transform(source, model, passes=load_target(target).graph.passes, batch_size=BATCH)
     wanted = _run(_seat(target, {}, folder / "float"), model, "fp32", samples)
     print(f"{title}: {_right(wanted, samples):.2f} % right in float; root mean square difference, % right, zeros")
     for index, (way, changes) in enumerate(ways.items()):
@@ -82,7 +82,7 @@ def _compare(
             model,
             folder / f"int8-{index}",
             precision="int8",
-            batch_size=BATCH,
+            batch_sizes=[BATCH],
             cpus=_cores(),
             inputs={samples.name: samples.training},
         )

@@ -30,8 +30,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from acdc_export import Blocks, Unstructured, evaluation, machine, models
+from acdc_export import Blocks, Unstructured, machine, models
 from acdc_export.errors import AcdcExportError
+from acdc_export.evaluation.static import examine
 from acdc_export.evidence import latency
 from acdc_export.evidence.latency import Plan
 from acdc_export.pair import Pair
@@ -164,7 +165,7 @@ def print_export() -> None:
         start = time.monotonic()
         integers = variants.integers(pair, where)
         calibrated = time.monotonic() - start
-        evaluation.examine(variants.trial_of(pair, "cpu-int8", integers, where), 0.05)
+        examine(variants.evaluation_of(pair, "cpu-int8", integers, where), 0.05)
         seconds = time.monotonic() - start
     print(
         f"{seconds:.0f} s, {calibrated:.0f} s of them calibration on {variants.CALIBRATED} images; {peak[0] / 1e9:.2f} GB"

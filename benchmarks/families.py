@@ -215,7 +215,7 @@ def measure(pair: Pair) -> dict[str, Any]:
         where = Path(folder)
         integers = variants.integers(pair, where, CALIBRATED)
         opens = {variant: variants.lower(pair, *HALVES[variant], integers, where) for variant in HALVES}
-        floats = variants.trial_of(pair, "cpu", integers, where)
+        floats = variants.evaluation_of(pair, "cpu", integers, where)
         opens["torchscript"] = partial(floats.open, pair.path.with_name(f"{pair.path.name}-torchscript.onnx"), 1)
         said: dict[str, dict[str, Any]] = {variant: {} for variant in ARMS}
         found = latency.measure(

@@ -58,7 +58,7 @@ def _integers(
 ) -> Path:
     prepared = folder / "prepared.onnx"
     if equalized:
-        quantize.prepare(source, prepared)
+        quantize.fold(source, prepared)
     else:
         model = lowering.load(source)
         fold_batchnorm.run(model, batch_size=1)
@@ -71,7 +71,7 @@ def _integers(
     )
     if not corrected:
         found = replace(found, means={key: 0 * mean for key, mean in found.means.items()})
-    lowering.lower(
+    lowering.transform(
         source,
         folder / "integers.onnx",
         passes=("fold_batchnorm",),

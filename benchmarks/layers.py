@@ -27,7 +27,6 @@ from typing import Any
 
 import numpy as np
 
-from acdc_export.evaluation import lowering
 from acdc_export.pair import Half, Pair
 
 from . import families, variants
@@ -81,8 +80,8 @@ def measure(pair: Pair) -> dict[Half, list[tuple[str, float]]]:
     taken: dict[Half, list[Any]] = {half: [] for half in HALVES}
     with tempfile.TemporaryDirectory() as folder:
         where = Path(folder)
-        evaluation = variants.trial_of(pair, "cpu", None, where)
-        models = {half: lowering.lower(evaluation, half, where / half)[1].path for half in HALVES}
+        evaluation = variants.evaluation_of(pair, "cpu", None, where)
+        models = {half: evaluation.lower(half, where / half)[1].path for half in HALVES}
         for turn in range(TURNS):
             for half in HALVES[:: 1 if turn % 2 else -1]:
                 command = [str(python), "-c", PROFILE, str(models[half]), str(len(evaluation.machine.cpus))]

@@ -47,7 +47,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         where = Path(folder)
         theirs = export(pair, where / "theirs")
-        evaluation = variants.trial_of(pair, "cpu", None, where)
+        evaluation = variants.evaluation_of(pair, "cpu", None, where)
         opens: dict[str, latency.Open] = {
             "ours": variants.lower(pair, "sparse", "cpu", None, where),
             "theirs": partial(evaluation.open, theirs, 1),

@@ -13,14 +13,13 @@ from __future__ import annotations
 
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
-from unittest import mock
 
 from acdc_export import machine
-from acdc_export.evaluation import setup
+from acdc_export.config import Quantizer
 from acdc_export.evidence import latency
 from acdc_export.evidence.latency import Plan
-from acdc_export.lowering.quantize import worthwhile
 from acdc_export.pair import Pair
 from acdc_export.progress import Terminal
 
@@ -28,7 +27,8 @@ from . import families, variants
 
 PLAN = Plan(budget=3600.0, most=6, launch=4.0)
 THRESHOLDS = (4, 8, 12, 16, 24)
-SHIPPED = int(worthwhile.PRODUCTS if machine.saturates() else worthwhile.PRODUCTS_VNNI)
+QUANTIZER = variants.deployment("cpu-int8").quantizer
+SHIPPED = int(QUANTIZER.least_macs)
 OTHERS = (
     "float",
     "all layers, 8 bits",
@@ -50,17 +50,15 @@ def measure(pair: Pair) -> list[str]:
         where = Path(folder)
         integers = variants.integers(pair, where, families.CALIBRATED)
 
-        def lower(title: str, name: str = "cpu-int8", least: float = 0.0) -> None:
+        def lower(title: str, name: str = "cpu-int8", quantizer: Quantizer | None = None) -> None:
             below = where / title.replace(" ", "-")
             below.mkdir()
-            with mock.patch.multiple(worthwhile, PRODUCTS=least, PRODUCTS_VNNI=least):
-                opens[title] = variants.lower(pair, "sparse", name, integers, below)
+            opens[title] = variants.lower(pair, "sparse", name, integers, below, quantizer)
 
         for least in sorted(THRESHOLDS, key=lambda least: least != SHIPPED):  # what is shipped comes first
-            lower(f"{least} products", least=least)
-        lower("all layers")
-        with mock.patch.object(setup, "saturates", return_value=False):
-            lower("all layers, 8 bits")
+            lower(f"{least} products", quantizer=replace(QUANTIZER, least_macs=least))
+        lower("all layers", quantizer=replace(QUANTIZER, least_macs=0.0))
+        lower("all layers, 8 bits", quantizer=Quantizer(weight_bits=8, least_macs=0.0))
         lower("float", "cpu")
         inputs = {key: array[:1] for key, array in pair.reference.inputs.items()}
         cpus = machine.describe().cpus

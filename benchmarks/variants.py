@@ -1,18 +1,22 @@
-"""A half of a pair in a deployment, as an variant of a measurement: `cpu`, `cpu-int8`, `onnxruntime-int8` and so on."""
+"""A half of a pair in a deployment, as a variant of a measurement: `cpu`, `cpu-int8`, `onnxruntime-int8` and so on."""
 
 from __future__ import annotations
 
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from acdc_export import config, engines, evaluation, machine
+from acdc_export import config, engines, machine
+from acdc_export.config import Quantizer
 from acdc_export.data import Data
-from acdc_export.evaluation import Deployment, Evaluation, Integers, lowering
+from acdc_export.evaluation import quantizing
+from acdc_export.evaluation.setup import Evaluation, Int8
 from acdc_export.evidence import latency
+from acdc_export.lowering import Deployment
 from acdc_export.pair import Half, Pair
 from acdc_export.progress import SILENT
 
@@ -34,26 +38,37 @@ def samples(pair: Pair, count: int = CALIBRATED) -> list[tuple[dict[str, Any], A
     return [(made, np.zeros(count, dtype=np.int64))]
 
 
-def integers(pair: Pair, folder: Path, count: int = CALIBRATED) -> Integers:
+def integers(pair: Pair, folder: Path, count: int = CALIBRATED) -> Int8:
     """A pair, calibrated on such samples."""
     data = Data.of(samples(pair, count))
-    return evaluation.prepare(
-        pair, data, deployment("onnxruntime"), folder, machine.describe(), SILENT, schemes=["convinteger"]
+    return quantizing.calibrate(
+        pair,
+        data,
+        [deployment("cpu-int8")],
+        fp32=deployment("onnxruntime"),
+        folder=folder,
+        machine=machine.describe(),
+        progress=SILENT,
     )
 
 
-def deployment(name: str) -> Deployment:
-    """By its name, which is `TARGET` or `TARGET-PRECISION`."""
+def deployment(name: str, quantizer: Quantizer | None = None) -> Deployment:
+    """The deployment of a name, `TARGET` or `TARGET-PRECISION`; a `quantizer` takes the place of the target's."""
     target, _, precision = name.partition("-")
     definition = config.load_target(target)
+    if quantizer:
+        settings = replace(definition.precisions[precision], quantizer=quantizer, quantizer_without_vnni=None)
+        definition = replace(definition, precisions={**definition.precisions, precision: settings})
     return Deployment(engines.InstalledTarget(definition, engines.ensure(definition)), precision or "fp32")
 
 
-def trial_of(pair: Pair, name: str, integers: Integers | None, folder: Path) -> Evaluation:
+def evaluation_of(
+    pair: Pair, name: str, integers: Int8 | None, folder: Path, quantizer: Quantizer | None = None
+) -> Evaluation:
     """At batch 1, with nothing judged."""
     return Evaluation(
         pair=pair,
-        deployment=deployment(name),
+        deployment=deployment(name, quantizer),
         controls=(),
         asked_controls=(),
         machine=machine.describe(),
@@ -63,19 +78,26 @@ def trial_of(pair: Pair, name: str, integers: Integers | None, folder: Path) -> 
         scratch=folder,
         progress=SILENT,
         gates=(),
-        integers=integers if name.endswith("int8") else None,
+        int8=integers if name.endswith("int8") else None,
     )
 
 
-def lower(pair: Pair, half: Half, name: str, integers: Integers | None, folder: Path) -> latency.Open:
+def lower(
+    pair: Pair,
+    half: Half,
+    name: str,
+    integers: Int8 | None,
+    folder: Path,
+    quantizer: Quantizer | None = None,
+) -> latency.Open:
     """How to open a half in a deployment, once it has been found that it can be.
 
     Raises:
         GraphError: it can't be lowered.
         EngineError: the runtime doesn't take it.
     """
-    made = trial_of(pair, name, integers, folder)
-    path = lowering.lower(made, half, folder / f"{half}-{name}")[1].path
+    made = evaluation_of(pair, name, integers, folder, quantizer)
+    path = made.lower(half, folder / f"{half}-{name}")[1].path
     open_it = partial(made.open, path, 1)
     with closing(open_it()) as engine:
         engine.run(made.inputs(1))

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from .. import resources
 from ..config import Target
 from ..errors import EngineDied, EngineError, EngineTimeout, ModelRefused, RuntimeUnavailable, UsageError
-from ..evidence.engine import Arrays, Turn
+from ..evidence.engine import Arrays, LayerTime, Turn
 from ..files import output_errors
 from .environment import Environment
 
@@ -34,7 +34,7 @@ Zeros = dict[str, tuple[int, int]]
 """Of each weight, how many are zero, of how many."""
 
 _COLOURS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
-PROTOCOL = 4
+PROTOCOL = 5
 """What `targets/serve.py` has to answer to `hello`."""
 
 _MEMORY = Path("/dev/shm")
@@ -152,7 +152,7 @@ class Worker:
                 raise
             raise RuntimeUnavailable(
                 f"{environment.python} does not start: {error.strerror}.",
-                f"Remove {environment.folder}, and it will be made anew.",
+                environment.repair,
             ) from error
         self._finalizer = weakref.finalize(
             self, _end, self._process, self._folder, self._lock, self._log, owner=os.getpid()
@@ -175,7 +175,7 @@ class Worker:
             self._answer("load", self._timeouts.load)
 
     def build(
-        self, stem: Path, *, precision: str, batch_size: int, cpus: Sequence[int], inputs: Arrays
+        self, stem: Path, *, precision: str, batch_sizes: Sequence[int], cpus: Sequence[int], inputs: Arrays
     ) -> tuple[str, Zeros | None]:
         """What `engine.py` answers to `build`: the path of what it made, and the zeros in it if it counts them."""
         self._greet()
@@ -185,7 +185,7 @@ class Worker:
             model=str(self._model.absolute()),
             stem=str(stem.absolute()),
             precision=precision,
-            batch_size=batch_size,
+            batch_sizes=list(batch_sizes),
             threads=len(cpus),
             cpus=list(cpus),
             inputs=self._written(inputs),
@@ -214,6 +214,16 @@ class Worker:
         nanoseconds = np.array(answer["nanoseconds"], dtype=np.int64)
         self._saw(float(nanoseconds.max(initial=0)) / 1e9)
         return Turn(nanoseconds, answer["processor"], answer["preempted"])
+
+    def profile(self, inputs: Arrays, repeats: int) -> tuple[LayerTime, ...] | None:
+        limit = self._timeouts.load + repeats * self._timeouts.run  # it may load the model anew, to be timed by layer
+        rows = self._call("profile", limit, inputs=self._written(inputs), repeats=repeats)
+        if rows is None:
+            return None
+        try:
+            return tuple(LayerTime(str(row["name"]), str(row["operator"]), float(row["seconds"])) for row in rows)
+        except (KeyError, TypeError, ValueError):
+            raise self.refused("profile", "its rows are no names, operators and seconds") from None
 
     def peak_memory(self) -> int:
         return int(self._call("memory", self._timeouts.short))
@@ -336,7 +346,7 @@ class Worker:
         if call in ("load", "build") and error["type"] in ("ImportError", "ModuleNotFoundError"):
             return RuntimeUnavailable(
                 f"{self._target.runtime.name} can't be imported: {message}",
-                f"Remove {self._environment.folder} to have it installed anew, or choose another target.",
+                self._environment.repair,
             )
         return self.refused(call, f"{error['type']}: {message}")
 

@@ -9,11 +9,11 @@ from datetime import UTC, datetime
 from ..evidence import latency
 from ..evidence.gates import Measurement, Verdict
 from ..evidence.latency import Alternation
+from ..lowering import Deployment
 from ..pair import HALVES
 from ..records.comparison import Candidate, Comparison
 from ..records.report import Report
 from ..version import __version__
-from .setup import Deployment
 from .static import StaticResults
 from .timing import Timing, title_of, variant_name, versus_fastest
 

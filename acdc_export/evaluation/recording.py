@@ -12,7 +12,6 @@ from ..pair import HALVES
 from ..records.report import PairFacts, Report, SizeFacts, TargetFacts
 from ..version import __version__
 from . import timing
-from .lowering import is_static
 from .static import StaticResults
 from .timing import Timed
 
@@ -81,6 +80,7 @@ def report(found: StaticResults, timed: Timed, *, deployable: bool, notes: Itera
         parity=found.parity,
         accuracy=found.accuracy,
         quantization=found.quantization,
+        profile=found.profile,
         latency=timed.latency,
         control=timing.fastest_dense(timed.latency[0]),
         measured=measured,
@@ -99,11 +99,11 @@ def manifest(found: StaticResults) -> Manifest:
         target_sha256=files.folder_sha256(target.folder),
         runtime=target.runtime.name,
         precision=evaluation.deployment.precision,
-        models=tuple(ModelFile(name, size if is_static(target) else None) for name, size in names.items()),
+        models=tuple(ModelFile(name, size if target.graph.batch == "each" else None) for name, size in names.items()),
         inputs=record.inputs,
         outputs=record.outputs,
         batch_sizes=evaluation.batch_sizes,
         gated_batch_size=evaluation.gated,
-        tolerance=evaluation.deployment.tolerance,
+        tolerance=evaluation.deployment.settings.tolerance,
         supported_ops=found.structure.supported_ops,
     )

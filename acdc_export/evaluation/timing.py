@@ -12,9 +12,9 @@ from ..errors import EngineError, GraphError
 from ..evidence import batches, latency, parity, stats
 from ..evidence.gates import Measurement, settled
 from ..evidence.latency import Alternation, Latency, Samples
+from ..lowering import Deployment
 from ..pair import HALVES, Half
-from .lowering import lower
-from .setup import Deployment, Evaluation
+from .setup import Evaluation
 from .static import StaticResults
 
 
@@ -120,7 +120,7 @@ def _lower_controls(evaluations: Sequence[Evaluation]) -> _Controls:
                 continue
             there.add(control.name)
             try:
-                lowered = lower(evaluation, "dense", evaluation.scratch / f"control-{control.name}", control)
+                lowered = evaluation.lower("dense", evaluation.scratch / f"control-{control.name}", control)
                 for size, model in lowered.items():
                     _check_control(evaluation, control, model.path, size)
             except (EngineError, GraphError) as error:
@@ -136,7 +136,7 @@ def _check_control(evaluation: Evaluation, control: Deployment, model: Path, bat
     reference = evaluation.pair.reference
     with closing(evaluation.open(model, batch_size, control)) as engine:
         outputs = batches.run(engine, reference.inputs, batch_size)
-    found = parity.compare(outputs, reference.dense, control.tolerance)
+    found = parity.compare(outputs, reference.dense, control.settings.tolerance)
     if not found.ok:
         raise EngineError(
             f"its outputs need a tolerance of {found.required:.1e}, and {found.tolerance:.0e} is allowed.",

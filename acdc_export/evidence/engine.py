@@ -21,6 +21,15 @@ class Turn:
     preempted: int  # times that a thread had to leave its core to another process (involuntary context switches)
 
 
+@dataclass(frozen=True)
+class LayerTime:
+    """What one operator of a model took in a run, as the runtime itself tells."""
+
+    name: str  # the runtime's own
+    operator: str
+    seconds: float  # mean over the runs
+
+
 class Engine(Protocol):
     """One model, loaded for one batch size, in one process of its own.
 
@@ -42,6 +51,9 @@ class Engine(Protocol):
 
     def time(self, inputs: Arrays, repeats: int) -> Turn:
         """What `repeats` runs took, measured inside the process."""
+
+    def profile(self, inputs: Arrays, repeats: int) -> tuple[LayerTime, ...] | None:
+        """What each operator took over `repeats` runs, in order of execution; None where the runtime doesn't tell."""
 
     def peak_memory(self) -> int:
         """The most memory the process ever held, in bytes (resident)."""

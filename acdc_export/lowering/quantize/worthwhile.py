@@ -13,17 +13,12 @@ import onnx_ir as ir
 
 from .layers import Layer, find
 
-PRODUCTS = 8.0
-"""By weights that are not zero, for each value converted, at which integers begin to pay (docs/performance.md)."""
-PRODUCTS_VNNI = 12.0
-"""The same where a processor has VNNI, as found on one that has AVX-512, too; one with AVX2 alone was not measured."""
 
+def faster_in_fp32(model: ir.Model, least_macs: float, keep: Collection[str] = ()) -> list[str]:
+    """The layers of a model that INT8 doesn't pay for, by their weights' names, where `keep` stay in FP32 anyway.
 
-def faster_in_float(model: ir.Model, products: float, keep: Collection[str] = ()) -> list[str]:
-    """The layers of a model that integers don't pay for, by their weights' names, where `keep` stay in float anyway:
-    those of fewer than so many products for each value converted.
-
-    Found one by one, the one with the fewest products for a conversion first, until all that is left pays.
+    Those are the layers of fewer than `least_macs` MACs for each value that is converted. They are taken out one by one,
+    the one with the fewest MACs for a conversion first, until every layer that is left pays.
     """
     everything = list(find(model))
     after = _followers(model, everything)
@@ -36,7 +31,7 @@ def faster_in_float(model: ir.Model, products: float, keep: Collection[str] = ()
         integer = chosen.keys()
         gains = {node: _gain(layer, before[node] & integer, after[node] & integer) for node, layer in chosen.items()}
         worst = min(gains, key=gains.__getitem__)
-        if gains[worst] >= products:
+        if gains[worst] >= least_macs:
             break
         del chosen[worst]
     return [layer.name for layer in everything if layer.node not in chosen and layer.name not in keep]

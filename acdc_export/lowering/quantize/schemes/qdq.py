@@ -16,9 +16,9 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from .bias import corrected
-from .calibration import Calibration, Range
-from .layers import Layer, add_constant, find
+from ..bias import corrected
+from ..calibration import Calibration, Range
+from ..layers import Layer, add_constant, find
 
 _STEPS = 127  # to either side of zero
 

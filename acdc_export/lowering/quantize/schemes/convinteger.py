@@ -15,9 +15,9 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from .bias import corrected
-from .calibration import Calibration, Range
-from .layers import Layer, add_constant, find
+from ..bias import corrected
+from ..calibration import Calibration, Range
+from ..layers import Layer, add_constant, find
 
 
 def run(model: ir.Model, calibration: Calibration, keep: Collection[str] = (), weight_bits: int = 8) -> None:
