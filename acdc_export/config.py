@@ -175,10 +175,10 @@ class Graph:
     passes: tuple[str, ...]
     ir_version: Annotated[int, Ge(3), Le(99)] | None = None
     opset: Annotated[int, Ge(7), Le(99)] | None = None  # the newest one it takes
-    # The batch sizes that a model file takes: "any"; "each", one of its own; or "listed", all that were asked for, which
-    # `build` in engine.py writes into one file.
+    # The batch sizes that a model file takes: "any"; "each", one of its own; or "listed", all that were asked for,
+    # which `build` in engine.py writes into one file.
     batch: Literal["any", "each", "listed"] = "any"
-    # Batch sizes that suit the kernels, with their multiples. Another one runs in such micro-batches where that is faster.
+    # Batch sizes that suit the kernels, with their multiples. Others run in such micro-batches where that is faster.
     micro_batches: tuple[Positive, ...] = ()
 
 

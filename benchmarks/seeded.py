@@ -31,8 +31,8 @@ class _Slowed:
         self._model = model
         self.info, self.run = model.info, model.run
 
-    def prepare(self, inputs):
-        once, clock = self._model.prepare(inputs), _time.perf_counter
+    def bind(self, inputs):
+        once, clock = self._model.bind(inputs), _time.perf_counter
 
         def slowed():
             start = clock()

@@ -91,7 +91,7 @@ def test_a_gate_that_integers_miss_names_the_layers_that_cost_most(
         gates=["accuracy.sparse >= 99.9"], keep_fp32=["head.weight"], budget=2,
     ).report  # fmt: skip
     assert report.exit_code == 1
-    (note,) = (note for note in report.notes if "cost most" in note)
+    (note,) = (note for note in report.notes if "costs most" in note)
     assert "conv1.weight" in note
     assert "conv2.weight" in note
     assert "head.weight" not in note

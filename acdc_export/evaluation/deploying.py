@@ -60,7 +60,7 @@ def deploy(pair: Pair, request: DeploymentRequest, options: Options, pipeline: P
 def _examine(
     run: Run, request: DeploymentRequest, scratch: Path, bundles: ExitStack, missing: dict[str, str]
 ) -> list[tuple[ResolvedDeployment, StaticResults]]:
-    """Examine every deployment. `bundles` writes what they built when it ends; what can't be had goes into `missing`."""
+    """Examine every deployment. When `bundles` ends, their bundles are written. What can't be had goes to `missing`."""
     int8 = _calibrated(run, scratch)
     results = list[tuple[ResolvedDeployment, StaticResults]]()
     for resolved in run.deployments:

@@ -1,7 +1,7 @@
 """The micro-batches that a batch runs in.
 
-An engine can be several times as fast at the batch sizes that its kernels are made for. Which of them pay depends on the
-network, its zeros and its precision, so they are measured.
+An engine can be several times as fast at the batch sizes that its kernels are made for. Which of them pay depends on
+the network, its zeros and its precision, so they are measured.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a user left open about a run: data, controls, gates and batch sizes are resolved, and the runtimes made ready."""
+"""Resolves what a user left open about a run: data, controls, gates and batch sizes. Runtimes are made ready."""
 
 from __future__ import annotations
 

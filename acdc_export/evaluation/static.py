@@ -1,4 +1,4 @@
-"""What is found out about a deployment before anything is timed: structure, parity and accuracy, both halves side by side."""
+"""What is found out before anything is timed: structure, parity and accuracy of both halves, side by side."""
 
 from __future__ import annotations
 

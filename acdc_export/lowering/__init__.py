@@ -1,7 +1,8 @@
 """From an ONNX file and a deployment to the files that a runtime loads, with the zeros counted after every step.
 
-`lower` is the whole way. `transform` is its first part, ONNX to ONNX: the target's passes, and INT8 by one of our schemes.
-`calibrate` finds what quantization takes. `audit` counts zeros, and `unsupported` names operators off the fast path.
+`lower` is the whole way. `transform` is its first part, ONNX to ONNX: the target's passes, and INT8 by one of our
+schemes. `calibrate` finds what quantization takes. `audit` counts zeros, and `unsupported` names operators off the
+fast path.
 """
 
 from .audit import WeightAudit, audit, count, load, pruned

@@ -1,7 +1,7 @@
 """From an FP32 graph to INT8.
 
-`fold` folds batch norms and equalizes layers. `calibrate` records, on samples, the range and mean of every activation. A
-scheme then writes INT8 in the form that a kind of runtime fuses. `dequantized` says what such a graph means.
+`fold` folds batch norms and equalizes layers. `calibrate` records, on samples, the range and mean of every activation.
+A scheme then writes INT8 in the form that a kind of runtime fuses. `dequantized` says what such a graph means.
 """
 
 from __future__ import annotations

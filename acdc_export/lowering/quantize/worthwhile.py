@@ -17,8 +17,8 @@ from .layers import Layer, find
 def faster_in_fp32(model: ir.Model, least_macs: float, keep: Collection[str] = ()) -> list[str]:
     """The layers of a model that INT8 doesn't pay for, by their weights' names, where `keep` stay in FP32 anyway.
 
-    Those are the layers of fewer than `least_macs` MACs for each value that is converted. They are taken out one by one,
-    the one with the fewest MACs for a conversion first, until every layer that is left pays.
+    Those are the layers of fewer than `least_macs` MACs for each value that is converted. They are taken out one by
+    one, the one with the fewest MACs for a conversion first, until every layer that is left pays.
     """
     everything = list(find(model))
     after = _followers(model, everything)
