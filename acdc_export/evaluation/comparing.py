@@ -49,7 +49,7 @@ def compare(
     verdicts = [_verdict(one.evaluation.deployment, report) for one, report in zip(examined, reports, strict=True)]
     if not survey:
         verdicts += [Verdict(name, "not measured", reason) for name, reason in missing.items()]
-    workloads = tuple(workload.seen({name: name for name in names}) for workload in timing.workloads.values())
+    workloads = tuple(workload.latency({name: name for name in names}) for workload in timing.workloads.values())
     titles = (title_of(workload, evaluation) for workload in timing.workloads)
     steadiness = [
         note for workload, title in zip(workloads, titles, strict=True) for note in latency.notes(workload, title)
@@ -111,7 +111,7 @@ def _control(name: str, control: Deployment) -> Candidate:
 
 
 def _versus_dense(name: str, dense: Sequence[str], judged: Alternation) -> Measurement | None:
-    return versus_fastest(judged.seen({one: one for one in (name, *dense)}))
+    return versus_fastest(judged.latency({one: one for one in (name, *dense)}))
 
 
 def _verdict(deployment: Deployment, report: Report) -> Verdict:

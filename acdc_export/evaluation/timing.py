@@ -172,7 +172,7 @@ def _view(evaluation: Evaluation, controls: _Controls) -> dict[str, str]:
 
 def _decided(evaluations: Sequence[Evaluation], controls: _Controls, taken: Alternation) -> bool:
     return all(
-        settled(evaluation.gates, metrics(evaluation, taken.seen(_view(evaluation, controls))))
+        settled(evaluation.gates, metrics(evaluation, taken.latency(_view(evaluation, controls))))
         for evaluation in evaluations
     )
 
@@ -181,7 +181,7 @@ def _timed(
     evaluation: Evaluation, controls: _Controls, taken: Mapping[Workload, Alternation], left: Sequence[str]
 ) -> Timed:
     view = _view(evaluation, controls)
-    found = {workload: one.seen(view) for workload, one in taken.items()}
+    found = {workload: one.latency(view) for workload, one in taken.items()}
     notes = [controls.notes[control.name] for control in evaluation.controls if control.name in controls.notes]
     return Timed(
         latency=tuple(found.values()),
