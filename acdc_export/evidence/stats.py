@@ -31,9 +31,10 @@ def proportion(right: int, count: int, alpha: float = ALPHA) -> Measurement:
 def paired_drop(only_first: int, only_second: int, count: int, alpha: float = ALPHA) -> Measurement:
     """The percentage points by which the first of two classifiers falls behind the second on the same samples.
 
-    Of `count` samples, `only_first` were right in the first alone, `only_second` in the second alone. The interval is the
-    adjusted Wald interval for paired proportions (Bonett and Price 2012, doi:10.3102/1076998611411915): one
-    imaginary sample in each discordant cell of the table, which keeps its coverage where few samples or none are discordant.
+    Of `count` samples, `only_first` were right in the first alone, `only_second` in the second alone. The interval is
+    the adjusted Wald interval for paired proportions (Bonett and Price 2012, doi:10.3102/1076998611411915). It adds one
+    imaginary sample to each discordant cell of the table, which keeps its coverage where few samples or none are
+    discordant.
     """
     drop = (only_second - only_first) / count
     first, second = (only_first + 1) / (count + 2), (only_second + 1) / (count + 2)
