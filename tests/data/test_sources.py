@@ -36,7 +36,7 @@ def test_a_sample_is_spread_over_all_that_is_there(tmp_path, count):
     data = save(tmp_path, x=X, y=np.arange(7))
     sample = data.sample(count)
     labels = [label for _, y in sample.batches(2) for label in y.tolist()]
-    assert labels == [at * 7 // min(count, 7) for at in range(min(count, 7))]
+    assert labels == [index * 7 // min(count, 7) for index in range(min(count, 7))]
     assert sample.count == len(labels)
 
 

@@ -23,7 +23,7 @@ X = {"x": np.zeros((4, 1), dtype=np.float32)}
 
 
 def launch(a: str, b: str) -> dict[str, list[Turn]]:
-    """`.` is an undisturbed turn, `!` a disturbed one."""
+    """Make a launch of two variants: `.` is an undisturbed turn, `!` a disturbed one."""
     return {name: [HIT if turn == "!" else FREE for turn in turns] for name, turns in (("a", a), ("b", b))}
 
 
@@ -58,7 +58,7 @@ def test_one_launch_that_is_left_of_many_is_none() -> None:
 
 
 def test_what_a_variant_does_to_itself_counts() -> None:
-    """Its threads wait for each other: nobody else is hit in the rounds in which it is."""
+    """Its threads wait for each other: no other variant is hit in the same rounds."""
     contended, rounds = find(launch("....." * 8, "!...." * 8), launch("....." * 8, "..!.." * 8))
     assert contended == Contention(0.2, left_out=False, uneven="b")
     assert all(len(counts) == 40 for counts in rounds)
@@ -80,7 +80,7 @@ def test_a_few_that_a_variant_is_hit_alone_are_not_worth_a_word() -> None:
 
 
 def test_less_processor_time_without_being_preempted_is_no_disturbance() -> None:
-    """A runtime whose threads sleep now and then."""
+    """The threads of some runtimes sleep now and then."""
     asleep = Turn(np.array([5000]), 6000, 0)
     contended, _ = contention.find([{"a": [FREE, asleep, FREE, asleep], "b": [FREE] * 4}], 1)
     assert contended == Contention(0.0, left_out=False)

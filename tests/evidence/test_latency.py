@@ -186,7 +186,7 @@ def test_the_first_run_of_a_turn_is_left_out_unless_it_is_all_of_the_turn(
 
 @pytest.mark.parametrize(("a", "b"), [(1.99, 2.01), (3.3, 3.4), (1.4, 4.2), (0.7, 4.2), (4.0, 26.0)])
 def test_no_variant_is_favoured_by_what_is_in_the_caches(clock: Clock, a: float, b: float) -> None:
-    """One has turns of a single run, which is cold, and the other's are of several; or both are nearly as fast."""
+    """One variant has turns of a single, cold run, the other of several; or both are nearly as fast."""
     variants: dict[str, Open] = {
         name: partial(Cold, cost=cost * MS, clock=clock) for name, cost in (("a", a), ("b", b))
     }
@@ -220,7 +220,7 @@ def test_there_are_no_more_launches_than_the_most(clock: Clock) -> None:
 
 
 def looking(clock: Clock, plan: Plan, settled: Iterable[bool] = ()) -> tuple[Latency, list[tuple[float, Latency]]]:
-    """A measurement of which each look is kept with its time; `settled` answers one look after another."""
+    """Measure, and keep each look with its time; `settled` answers one look after another."""
     looks: list[tuple[float, Latency]] = []
     answers = itertools.chain(settled, itertools.repeat(False))
 
