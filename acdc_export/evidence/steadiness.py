@@ -48,10 +48,10 @@ class Steadiness:
                 "have done so to itself, so no rounds were left out."
             )
         elif self.contention.disturbed > DISTURBED or self.contention.launches:
-            whole = f", {self.contention.launches} whole launches among them" if self.contention.launches else ""
-            kept = f"which were left out{whole}" if self.contention.left_out else "too many to leave them out"
+            launches = f", {self.contention.launches} whole launches among them" if self.contention.launches else ""
+            outcome = f"which were left out{launches}" if self.contention.left_out else "too many to leave them out"
             notes.append(
-                f"others took processor time in {100 * self.contention.disturbed:.0f} % of the rounds, {kept}."
+                f"others took processor time in {100 * self.contention.disturbed:.0f} % of the rounds, {outcome}."
             )
         return notes
 

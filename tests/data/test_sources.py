@@ -207,7 +207,7 @@ def test_batches_in_python_are_data_too():
     for source in (
         torch.utils.data.DataLoader(samples, batch_size=2),
         [(X[:3], Y[:3]), (X[3:], Y[3:])],
-        ((X[at : at + 2], Y[at : at + 2]) for at in range(0, 7, 2)),
+        ((X[start : start + 2], Y[start : start + 2]) for start in range(0, 7, 2)),
     ):
         data = Data.of(source)
         for _ in range(2):

@@ -66,8 +66,8 @@ def test_what_a_variant_does_to_itself_counts() -> None:
 
 def test_a_slow_variant_is_hit_more_often_for_the_time_that_it_has() -> None:
     long, long_hit = Turn(np.array([5000]), 10000, 0), Turn(np.array([9000]), 10000, 1)
-    slow = [long_hit if at % 6 == 5 else long for at in range(100)]
-    fast = [HIT if at in (3, 50) else FREE for at in range(100)]
+    slow = [long_hit if index % 6 == 5 else long for index in range(100)]
+    fast = [HIT if index in (3, 50) else FREE for index in range(100)]
     contended, _ = contention.find([{"fast": fast, "slow": slow}], 1)
     assert (contended.uneven, contended.left_out) == (None, True)  # 16 in five times as long, and 2
     contended, _ = contention.find([{"fast": [FREE] * 100, "slow": slow}], 1)

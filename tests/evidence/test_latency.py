@@ -395,12 +395,15 @@ def test_tails_are_of_the_runs_of_all_launches_together(clock: Clock, monkeypatc
     measured, samples = measure(clock, variants, replace(QUICK, launch=1.0, most=3))
 
     def plainly(chosen: Any) -> float:
-        p99 = {name: np.percentile(np.concatenate([samples[f"{name}.{at}"] for at in chosen]), 99) for name in variants}
+        p99 = {
+            name: np.percentile(np.concatenate([samples[f"{name}.{launch}"] for launch in chosen]), 99)
+            for name in variants
+        }
         return math.log(p99["b"] / p99["a"])
 
-    wanted = stats.ratio(range(measured.launches), plainly, stats.ALPHA, resamples=1_000)
+    expected = stats.ratio(range(measured.launches), plainly, stats.ALPHA, resamples=1_000)
     assert measured.launches == 3
-    assert asdict(measured.tails["b"]) == pytest.approx(asdict(wanted))
+    assert asdict(measured.tails["b"]) == pytest.approx(asdict(expected))
 
 
 def test_a_variant_is_what_all_of_its_launches_took(clock: Clock) -> None:
@@ -423,9 +426,10 @@ def test_notes_name_the_batch_size(clock: Clock) -> None:
 
 
 def test_the_archive_names_measurement_variant_and_launch(clock: Clock) -> None:
-    samples = {at: measure(clock, steady(clock, a=1 * MS), replace(QUICK, most=2))[1] for at in ("b1t2", "b64t2")}
+    workloads = ("b1t2", "b64t2")
+    samples = {name: measure(clock, steady(clock, a=1 * MS), replace(QUICK, most=2))[1] for name in workloads}
     archive = latency.archive(samples)
-    assert set(archive) == {f"{at}.{name}" for at in samples for name in keys("a", launches=2)}
+    assert set(archive) == {f"{workload}.{key}" for workload in samples for key in keys("a", launches=2)}
     assert archive["b64t2.a.1"] is samples["b64t2"]["a.1"]
 
 
