@@ -111,10 +111,10 @@ def measure(name: str) -> dict[str, Any]:
             taken = latency.measure(
                 {**first, **opens}, inputs, batch_size=1, plan=PLAN, cpus=cpus, advance=lambda seconds: advance()
             )
-    found = taken.seen()
+    found = taken.latency()
     dense = [variant for variant in taken.variants if variant.startswith("dense, ")]
     fastest = min(dense, key=lambda variant: found.variants[variant].p50)
-    beside = taken.seen(
+    beside = taken.latency(
         {variant: variant for variant in (fastest, *(variant for variant in taken.variants if variant != fastest))}
     )
     return {

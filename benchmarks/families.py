@@ -224,7 +224,7 @@ def measure(pair: Pair) -> dict[str, Any]:
             batch_size=1,
             plan=PLAN,
             cpus=cpus,
-        ).seen()
+        ).latency()
 
         def fraction(path: Path) -> float:
             with closing(floats.open(path, 1)) as engine:

@@ -61,7 +61,7 @@ def main() -> None:
         with Terminal().task("in turns", PLAN.most) as advance:
             found = latency.measure(
                 opens, inputs, batch_size=1, plan=PLAN, cpus=cpus, advance=lambda seconds: advance()
-            ).seen()
+            ).latency()
     ratio, p50 = found.ratios["theirs"], {variant: one.p50 for variant, one in found.variants.items()}
     print(f"ours {p50['ours']:.1f} ms, theirs {p50['theirs']:.1f} ms; {found.launches} launches, {found.rounds} rounds")
     print(f"theirs takes {ratio.value:.3f} [{ratio.low:.3f}, {ratio.high:.3f}] times as long as ours")

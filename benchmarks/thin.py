@@ -62,7 +62,7 @@ def measure(name: str) -> dict[str, list[str]]:
             )
     found = {}
     for precision, deployment in (("float32", "cpu"), ("int8", "cpu-int8")):
-        seen = taken.seen({f"{variant} {deployment}": variant for variant in ("dense", *DENSE)})
+        seen = taken.latency({f"{variant} {deployment}": variant for variant in ("dense", *DENSE)})
         ratios = [seen.ratios[title].inverse() for title in DENSE]
         shown = [f"{ratio.value:.2f} [{ratio.low:.2f}, {ratio.high:.2f}]" for ratio in ratios]
         found[precision] = [f"{seen.variants['dense'].p50:.1f} ms", *shown]

@@ -65,7 +65,7 @@ def measure(pair: Pair) -> list[str]:
         with Terminal().task(pair.path.name, PLAN.most) as advance:
             found = latency.measure(
                 opens, inputs, batch_size=1, plan=PLAN, cpus=cpus, advance=lambda seconds: advance()
-            ).seen()
+            ).latency()
     ratios = [found.ratios[variant] for variant in OTHERS]
     return [
         f"{found.variants[f'{SHIPPED} products'].p50:.1f} ms",

@@ -31,7 +31,7 @@ def main() -> dict[str, Any]:
         for turn in TURNS:
             plan = Plan(most=1, block=turn)
             taken = latency.measure(variants, loaded.inputs(), batch_size=trust.BATCH, plan=plan, cpus=cpus)
-            found = taken.seen()
+            found = taken.latency()
             logs[turn].append(float(np.log(found.ratios["b"].value)))
             p50.append(found.variants["a"].p50)
     print(f"a run takes {np.median(p50):.1f} ms; {LAUNCHES} launches of each, a second of alternation")

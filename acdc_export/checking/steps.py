@@ -207,10 +207,10 @@ def _measure(
         # What is stored is used for long: it gets the whole budget.
         decided=None
         if setup.kind == "save"
-        else lambda found: settled(setup.gates, _timed(setup.kind, entry, found.seen())),
+        else lambda found: settled(setup.gates, _timed(setup.kind, entry, found.latency())),
         advance=partial(advance, detail="sparse halves" if setup.old else "sparse half and twin"),
     )
-    found, samples = taken.seen(), {"": taken.samples()}
+    found, samples = taken.latency(), {"": taken.samples()}
     if share == 1 or setup.old is None or found.failure:
         return found, None, samples, []
     try:
@@ -222,7 +222,7 @@ def _measure(
     except EngineError as error:  # they tell causes apart; the verdict does not hang on them
         return found, None, samples, [f"The twins were not measured: {error.message}"]
     samples["twin."] = twins.samples()
-    return found, twins.seen(), samples, [f"The twins: {note}" for note in latency.notes(twins.seen())]
+    return found, twins.latency(), samples, [f"The twins: {note}" for note in latency.notes(twins.latency())]
 
 
 def _variants(setup: Setup) -> dict[str, latency.Open]:

@@ -45,7 +45,8 @@ def compare(
     if not survey:
         verdicts += [Verdict(name, "not measured", reason) for name, reason in missing.items()]
     latencies = {
-        workload: alternation.seen({name: name for name in names}) for workload, alternation in timing.workloads.items()
+        workload: alternation.latency({name: name for name in names})
+        for workload, alternation in timing.workloads.items()
     }
     steadiness = [
         note for workload, seen in latencies.items() for note in latency.notes(seen, title_of(workload, evaluation))
@@ -123,7 +124,7 @@ def _control(name: str, control: Deployment) -> Candidate:
 
 
 def _versus_dense(name: str, dense: Sequence[str], judged: Alternation) -> Measurement | None:
-    return versus_fastest(judged.seen({variant: variant for variant in (name, *dense)}))
+    return versus_fastest(judged.latency({variant: variant for variant in (name, *dense)}))
 
 
 def _verdict(deployment: Deployment, report: Report) -> Verdict:

@@ -171,7 +171,7 @@ def _view(evaluation: Evaluation, controls: _Controls) -> dict[str, str]:
 
 def _decided(evaluations: Sequence[Evaluation], controls: _Controls, alternation: Alternation) -> bool:
     return all(
-        settled(evaluation.gates, metrics(evaluation, alternation.seen(_view(evaluation, controls))))
+        settled(evaluation.gates, metrics(evaluation, alternation.latency(_view(evaluation, controls))))
         for evaluation in evaluations
     )
 
@@ -183,7 +183,7 @@ def _timed(
     unmeasured: Sequence[str],
 ) -> Timed:
     view = _view(evaluation, controls)
-    latencies = {workload: alternation.seen(view) for workload, alternation in alternations.items()}
+    latencies = {workload: alternation.latency(view) for workload, alternation in alternations.items()}
     own_controls = [control.name for control in evaluation.controls if control.name in controls.notes]
     return Timed(
         latency=tuple(latencies.values()),
