@@ -18,8 +18,9 @@ from ..config import DEFAULT_GATES, Pipeline, Target, load_target
 from ..data import Data
 from ..data import load as load_data
 from ..errors import CalibrationError, EngineError, GraphError, RuntimeUnavailable, UsageError
-from ..evidence import latency, stats
+from ..evidence import latency, metrics, stats
 from ..evidence.gates import Gate, GateError, parse, sampled
+from ..evidence.metrics import Scope
 from ..machine import Machine
 from ..options import DeploymentRequest, Options, Outcome
 from ..pair import Pair
@@ -136,7 +137,9 @@ def _resolve(pair: Pair, wanted: DeploymentRequest, options: Options, pipeline: 
     samples = _judged_by(options.data, pipeline, notes)
     calibration = _calibrated_by(options.calibrate, pipeline, [precision for _, precision in wanted.deployments], notes)
     here = options.machine()
-    unmeasured = [_unmeasured(target, precision, samples is not None) for target, precision in wanted.deployments]
+    unmeasured = [
+        metrics.unmeasured(_scope(target, precision, samples is not None)) for target, precision in wanted.deployments
+    ]
     chosen = _parsed(options.gates, unmeasured)
     cases = []
     for (target, precision), reasons in zip(wanted.deployments, unmeasured, strict=True):
@@ -144,7 +147,7 @@ def _resolve(pair: Pair, wanted: DeploymentRequest, options: Options, pipeline: 
         left = [f"'{gate.text}' was not judged: {reasons[gate.metric]}." for gate in chosen if gate not in gates]
         if not chosen:
             gates = [parse(text) for text in (judging.gates if judging else DEFAULT_GATES)]
-        gates += _own_gates(target, precision, gates, samples is not None)
+        gates += _own_gates(target, precision, gates, reasons)
         cases.append(_case(target, precision, options, gates, [*notes, *left]))
     measured = judging or wanted.deployments[0][0].benchmark
     return _Run(
@@ -159,12 +162,13 @@ def _resolve(pair: Pair, wanted: DeploymentRequest, options: Options, pipeline: 
     )
 
 
-def _own_gates(target: Target, precision: str, others: Sequence[Gate], data: bool) -> list[Gate]:
-    """What every pair is judged by in a deployment, beside the `others`."""
-    found = [*map(parse, target.gates), parse(f"parity <= {target.parity[precision]:g}")]
-    if precision == "int8" and data and all(gate.metric != "quantization.drop" for gate in (*others, *found)):
-        found.append(parse(INTEGER_GATE))
-    return found
+def _own_gates(target: Target, precision: str, others: Sequence[Gate], unmeasured: Mapping[str, str]) -> list[Gate]:
+    """The gates that judge every pair in a deployment, beside the `others`."""
+    gates = [*map(parse, target.gates), parse(f"parity <= {target.parity[precision]:g}")]
+    own = parse(INTEGER_GATE)
+    if own.metric not in {*unmeasured, *(gate.metric for gate in (*others, *gates))}:
+        gates.append(own)
+    return gates
 
 
 def _case(target: Target, precision: str, options: Options, gates: Sequence[Gate], notes: list[str]) -> _Case:
@@ -175,16 +179,16 @@ def _case(target: Target, precision: str, options: Options, gates: Sequence[Gate
     return _Case(deployment, controls, tuple(control.at(at) for control, at in asked), tuple(gates), tuple(notes))
 
 
-def _unmeasured(target: Target, precision: str, data: bool) -> dict[str, str]:
-    """The metrics that a deployment does not measure, and why."""
-    found: dict[str, str] = {}
-    if not data:
-        found |= dict.fromkeys(("accuracy.drop", "accuracy.sparse", "quantization.drop"), "give samples with --data")
-    if precision != "int8":
-        found["quantization.drop"] = f"{precision} has no integers; --precision int8 has"
-    if not target.benchmark.controls:
-        found["speedup.vs_control"] = f"the target {target.name} has no controls"
-    return found
+def _scope(target: Target, precision: str, samples: bool) -> Scope:
+    """What will be measured of a deployment."""
+    return Scope(
+        kind="export",
+        samples=samples,
+        target=target.name,
+        precision=precision,
+        quantized=precision == "int8",
+        controls=bool(target.benchmark.controls),
+    )
 
 
 def _parsed(texts: Sequence[str], unmeasured: Sequence[Mapping[str, str]]) -> list[Gate]:

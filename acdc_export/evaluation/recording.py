@@ -1,13 +1,16 @@
-"""What was found, put into the forms that are written: gate metrics, report, manifest."""
+"""Results in the forms that are written: the facts that gates are judged by, report, manifest."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from .. import files
 from ..bundle import Manifest, ModelFile
-from ..evidence.gates import Measurement, Verdict, judge
+from ..evidence import metrics
+from ..evidence.gates import Verdict, judge
+from ..evidence.metrics import Facts
 from ..pair import HALVES
 from ..records.report import PairFacts, Report, SizeFacts, TargetFacts
 from ..version import __version__
@@ -17,32 +20,25 @@ from .static import StaticResults
 from .timing import Timed
 
 
-def measurements(found: StaticResults, timed: Timed) -> dict[str, Measurement | None]:
-    """The metrics that gates may name (`gates.METRICS`), at the gated batch size; None where not measured."""
-    evaluation, structure, accuracy = found.evaluation, found.structure, found.accuracy
-    gated = timed.latency[0]
-    parities = [half for halves in found.parity.values() for half in halves.values()]
-    known = structure.zeros is not None and structure.total
-    sparse = gated.variants.get("sparse")
-    return {
-        **timing.metrics(evaluation, gated),
-        "accuracy.drop": accuracy.drop if accuracy else None,
-        "accuracy.sparse": accuracy.sparse if accuracy else None,
-        "memory.peak": Measurement.exact(sparse.memory) if sparse else None,
-        "parity": Measurement.exact(max(half.required for half in parities)),
-        "parity.max_abs": Measurement.exact(max(half.max_abs for half in parities)),
-        "quantization.drop": found.quantization.drop if found.quantization else None,
-        "size": Measurement.exact(found.models["sparse", evaluation.gated].size),
-        "sparsity": Measurement.exact((structure.zeros or 0) / (structure.total or 1)) if known else None,
-        "supported_ops": None if structure.supported_ops is None else Measurement.exact(structure.supported_ops),
-    }
+def facts(found: StaticResults, timed: Timed) -> Facts:
+    """All that metrics are computed from, at the gated batch size."""
+    return replace(
+        timing.facts(found.evaluation, timed.latency[0]),
+        accuracy=found.accuracy,
+        quantization=found.quantization,
+        parities=tuple(parity for halves in found.parity.values() for parity in halves.values()),
+        zeros=found.structure.zeros,
+        total=found.structure.total,
+        size=found.models["sparse", found.evaluation.gated].size,
+        supported_ops=found.structure.supported_ops,
+    )
 
 
 def report(found: StaticResults, timed: Timed, *, deployable: bool, notes: Iterable[str], seconds: float) -> Report:
     """Judge what was found (with `deployable`, by the license too), and put it on record."""
     evaluation, target = found.evaluation, found.evaluation.target
     pair, record = evaluation.pair, evaluation.pair.record
-    measured = measurements(found, timed)
+    measured = metrics.values(facts(found, timed))
     verdicts = [judge(gate, measured) for gate in evaluation.gates]
     if deployable:
         verdicts.append(Verdict("deployable", "pass" if target.license.deployable else "fail", target.license.name))
