@@ -419,7 +419,7 @@ def check(
         "ask": ask,
         "progress": progress,
     }
-    loaded = checking.prepare(Path(new), target, **options)
+    loaded = checking.open_bundle(Path(new), target, **options)
     manifest = loaded.bundle.manifest
     source = baseline if baseline is not None else save
     chosen_gates, notes = checking.gates(
@@ -465,7 +465,7 @@ def _old(new: LoadedBundle, against: str | Path | None, target: str | None, opti
     if against is None:
         return new
     try:
-        return checking.prepare(Path(against), target, **options)
+        return checking.open_bundle(Path(against), target, **options)
     except RuntimeUnavailable as error:
         raise RuntimeUnavailable(
             f"The old bundle can't run here: {error.message}",

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from acdc_export import machine
-from acdc_export.checking import prepare
+from acdc_export.checking import open_bundle
 from acdc_export.evidence import latency
 from acdc_export.evidence.latency import Plan
 from acdc_export.progress import SILENT
@@ -23,7 +23,7 @@ LAUNCHES = 20
 
 def main() -> dict[str, Any]:
     bundle, cpus = trust.the_bundle(trust.BATCH).path, machine.describe().cpus
-    loaded = prepare(bundle, None, cpus, SILENT, accept_licenses=frozenset(), ask=None)
+    loaded = open_bundle(bundle, None, cpus, SILENT, accept_licenses=frozenset(), ask=None)
     variants = {"a": loaded.open, "b": loaded.open}
     logs: dict[float, list[float]] = {turn: [] for turn in TURNS}
     p50 = []

@@ -103,7 +103,7 @@ def test_a_gate_that_integers_miss_names_the_layers_that_cost_most(
     [
         ({"calibrate": None}, "int8 needs samples"),
         ({"keep_fp32": ["conv3.weight"]}, r"there is no such layer \(did you mean 'conv2.weight'\?\)"),
-        ({"gates": ["quantization.drop <= 0.5"], "precision": "fp32"}, "fp32 has no integers"),
+        ({"gates": ["quantization.drop <= 0.5"], "precision": "fp32"}, "fp32 is not quantized"),
     ],
 )
 def test_what_can_not_be(

@@ -19,7 +19,18 @@ DESIGN = PACKAGE.parent / "docs" / "design.md"
 FOREIGN = {
     "the ground": (("errors", "version", "printable", "patterns"), {"torch", "onnx", "onnx_ir", "pydantic", "rich"}),
     "torch": (
-        ("evidence", "records", "pair", "present", "lowering", "bundle", "engines", "checking", "evaluation", "options"),
+        (
+            "evidence",
+            "records",
+            "pair",
+            "present",
+            "lowering",
+            "bundle",
+            "engines",
+            "checking",
+            "evaluation",
+            "options",
+        ),
         {"torch", "torchvision"},
     ),
     "onnx": (

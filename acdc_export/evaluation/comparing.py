@@ -9,13 +9,14 @@ from datetime import UTC, datetime
 from ..evidence import latency
 from ..evidence.gates import Measurement, Verdict
 from ..evidence.latency import Alternation
+from ..evidence.metrics import versus_fastest
 from ..lowering import Deployment
 from ..pair import HALVES
 from ..records.comparison import Candidate, Comparison
 from ..records.report import Report
 from ..version import __version__
 from .static import StaticResults
-from .timing import Timing, title_of, variant_name, versus_fastest
+from .timing import Timing, title_of, variant_name
 
 
 def compare(
@@ -124,7 +125,7 @@ def _control(name: str, control: Deployment) -> Candidate:
 
 
 def _versus_dense(name: str, dense: Sequence[str], judged: Alternation) -> Measurement | None:
-    return versus_fastest(judged.latency({variant: variant for variant in (name, *dense)}))
+    return versus_fastest(judged.latency({variant: variant for variant in (name, *dense)}).ratios)
 
 
 def _verdict(deployment: Deployment, report: Report) -> Verdict:

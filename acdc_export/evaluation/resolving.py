@@ -10,8 +10,9 @@ from ..config import DEFAULT_GATES, Judging, Pipeline, Target, load_target
 from ..data import Data
 from ..data import load as load_data
 from ..errors import RuntimeUnavailable, UsageError
-from ..evidence import stats
+from ..evidence import metrics, stats
 from ..evidence.gates import Gate, GateError, parse, sampled
+from ..evidence.metrics import Scope
 from ..lowering import Deployment
 from ..machine import Machine
 from ..options import DeploymentRequest, Options
@@ -76,10 +77,12 @@ def resolve(pair: Pair, request: DeploymentRequest, options: Options, pipeline: 
     samples = _judging_data(options.data, pipeline, notes)
     calibration = _calibration_data(options.calibrate, pipeline, request, notes)
     machine = options.machine()
-    unmeasured = [_unmeasured(target, precision, samples is not None) for target, precision in request.deployments]
+    unmeasured = [
+        metrics.unmeasured(_scope(target, precision, samples is not None)) for target, precision in request.deployments
+    ]
     asked = _parsed(options.gates, unmeasured)
     deployments = tuple(
-        _resolve(target, precision, options, judging, asked, reasons, notes, samples is not None)
+        _resolve(target, precision, options, judging, asked, reasons, notes)
         for (target, precision), reasons in zip(request.deployments, unmeasured, strict=True)
     )
     measured = judging or request.deployments[0][0].benchmark
@@ -103,7 +106,6 @@ def _resolve(
     asked: Sequence[Gate],
     unmeasured: Mapping[str, str],
     notes: Sequence[str],
-    data: bool,
 ) -> ResolvedDeployment:
     """One deployment. Raises `RuntimeUnavailable`; a control that can't run is a note."""
     own_notes = list(notes)
@@ -113,7 +115,7 @@ def _resolve(
         own_notes += [f"'{gate.text}' was not judged: {unmeasured[gate.metric]}." for gate in left]
     else:
         gates = [parse(text) for text in (judging.gates if judging else DEFAULT_GATES)]
-    gates += _own_gates(target, precision, gates, data)
+    gates += _own_gates(target, precision, gates, unmeasured)
     deployment = Deployment(options.install(target), precision)
     asked_controls = _controls(target, precision)
     controls = _ready(asked_controls, options, own_notes)
@@ -121,25 +123,25 @@ def _resolve(
     return ResolvedDeployment(deployment, controls, names, tuple(gates), tuple(own_notes))
 
 
-def _own_gates(target: Target, precision: str, others: Sequence[Gate], data: bool) -> list[Gate]:
-    """What every pair is judged by in a deployment, beside the `others`."""
-    settings = target.precisions[precision]
-    gates = [*map(parse, target.gates), parse(f"parity <= {settings.tolerance:g}")]
-    if settings.quantized and data and all(gate.metric != "quantization.drop" for gate in (*others, *gates)):
-        gates.append(parse(QUANTIZATION_GATE))
+def _own_gates(target: Target, precision: str, others: Sequence[Gate], unmeasured: Mapping[str, str]) -> list[Gate]:
+    """The gates that judge every pair in a deployment, beside the `others`."""
+    gates = [*map(parse, target.gates), parse(f"parity <= {target.precisions[precision].tolerance:g}")]
+    quantization = parse(QUANTIZATION_GATE)
+    if quantization.metric not in {*unmeasured, *(gate.metric for gate in (*others, *gates))}:
+        gates.append(quantization)
     return gates
 
 
-def _unmeasured(target: Target, precision: str, data: bool) -> dict[str, str]:
-    """The metrics that a deployment does not measure, and why."""
-    reasons: dict[str, str] = {}
-    if not data:
-        reasons |= dict.fromkeys(("accuracy.drop", "accuracy.sparse", "quantization.drop"), "give samples with --data")
-    if not target.precisions[precision].quantized:
-        reasons["quantization.drop"] = f"{precision} has no integers; --precision int8 has"
-    if not target.benchmark.controls:
-        reasons["speedup.vs_control"] = f"the target {target.name} has no controls"
-    return reasons
+def _scope(target: Target, precision: str, samples: bool) -> Scope:
+    """What will be measured of a deployment."""
+    return Scope(
+        kind="export",
+        samples=samples,
+        target=target.name,
+        precision=precision,
+        quantized=target.precisions[precision].quantized,
+        controls=bool(target.benchmark.controls),
+    )
 
 
 def _parsed(texts: Sequence[str], unmeasured: Sequence[Mapping[str, str]]) -> list[Gate]:

@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from .. import lowering
 from ..data import Data
 from ..errors import EngineError, ModelRefused, PairError
-from ..evidence import accuracy, batches, parity
+from ..evidence import accuracy, batches, metrics, parity
 from ..evidence.accuracy import Accuracy
 from ..evidence.engine import Engine, LayerTime
 from ..evidence.gates import judge
+from ..evidence.metrics import Facts
 from ..lowering import LoweredModel, TransformedGraph
 from ..pair import HALVES, Half, Pair, named
 from ..records.report import LayerRow, StepRow, Structure
@@ -285,8 +286,8 @@ def _uncounted_notes(evaluation: Evaluation, model: LoweredModel) -> list[str]:
 
 def _costly_notes(evaluation: Evaluation, int8: Int8, right: Accuracy, cost: Accuracy) -> list[str]:
     """Where a gate on accuracy fails, the layers whose INT8 costs most."""
-    measured = {"accuracy.drop": right.drop, "accuracy.sparse": right.sparse, "quantization.drop": cost.drop}
-    if all(judge(gate, measured).status != "fail" for gate in evaluation.gates if gate.metric in measured):
+    measured = metrics.values(Facts(accuracy=right, quantization=cost))  # gates on all else are not measured here
+    if all(judge(gate, measured).status != "fail" for gate in evaluation.gates):
         return []
     layers = quantizing.costliest(evaluation, int8)
     return [f"The layers whose INT8 costs most: {', '.join(layers)}. `--keep-fp32 {layers[0]}` leaves one in FP32."]

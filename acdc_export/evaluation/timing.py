@@ -10,8 +10,9 @@ from pathlib import Path
 
 from ..errors import EngineError, GraphError
 from ..evidence import batches, latency, parity, stats
-from ..evidence.gates import Measurement, settled
+from ..evidence.gates import settled
 from ..evidence.latency import Alternation, Latency, Samples
+from ..evidence.metrics import Facts, timed_values
 from ..lowering import Deployment
 from ..pair import HALVES, Half
 from .setup import Evaluation
@@ -171,7 +172,7 @@ def _view(evaluation: Evaluation, controls: _Controls) -> dict[str, str]:
 
 def _decided(evaluations: Sequence[Evaluation], controls: _Controls, alternation: Alternation) -> bool:
     return all(
-        settled(evaluation.gates, metrics(evaluation, alternation.latency(_view(evaluation, controls))))
+        settled(evaluation.gates, timed_values(facts(evaluation, alternation.latency(_view(evaluation, controls)))))
         for evaluation in evaluations
     )
 
@@ -200,34 +201,19 @@ def _timed(
     )
 
 
-def metrics(evaluation: Evaluation, measured: Latency) -> dict[str, Measurement | None]:
-    """The metrics that come of time; None where not measured. The reference is the twin in the same engine."""
-    speedup, tail = measured.ratios.get("dense"), measured.tails.get("dense")
-    return {
-        "latency.p50.ratio": speedup.inverse() if speedup else None,
-        "latency.p99.ratio": tail.inverse() if tail else None,
-        "speedup": speedup,
-        "speedup.vs_control": _versus_control(evaluation, measured),
-    }
+def facts(evaluation: Evaluation, measured: Latency) -> Facts:
+    """The facts that come from time. The reference is the twin in the same engine."""
+    sparse, speedup, tail = measured.variants.get("sparse"), measured.ratios.get("dense"), measured.tails.get("dense")
+    asked = (variant_name("dense", name) for name in evaluation.asked_controls if name != evaluation.deployment.name)
+    return Facts(
+        peak_memory=sparse.memory if sparse else None,
+        p50_ratio=speedup.inverse() if speedup else None,
+        p99_ratio=tail.inverse() if tail else None,
+        speedup=speedup,
+        alternatives={**dict.fromkeys(asked), **measured.ratios},
+    )
 
 
 def fastest_dense(measured: Latency) -> str | None:
     """The dense variant that a user would pick instead; None where none was measured."""
     return min(measured.ratios, key=lambda name: measured.ratios[name].value, default=None)
-
-
-def _versus_control(evaluation: Evaluation, measured: Latency) -> Measurement | None:
-    """The sparse half against the fastest of all dense variants; None unless every control of the target was measured."""
-    asked = {variant_name("dense", name) for name in evaluation.asked_controls if name != evaluation.deployment.name}
-    return versus_fastest(measured) if asked <= set(measured.ratios) else None
-
-
-def versus_fastest(measured: Latency) -> Measurement | None:
-    """How many times as long the fastest of the other variants takes as the first; None where nothing was measured.
-
-    Which one is the fastest is itself uncertain, so each end of the interval is the least of all variants' ends.
-    """
-    ratios = measured.ratios.values()
-    if not ratios:
-        return None
-    return Measurement(*(min(getattr(ratio, end) for ratio in ratios) for end in ("value", "low", "high")))

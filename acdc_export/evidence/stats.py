@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from .gates import Measurement
+from .measurement import Measurement
 
 T = TypeVar("T")
 
