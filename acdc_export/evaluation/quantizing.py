@@ -58,7 +58,7 @@ def prepare(
     with progress.task("calibration", len(HALVES)) as advance:
         for half in HALVES:
             prepared, instrumented = (folder / f"{half}-{what}.onnx" for what in ("prepared", "instrumented"))
-            quantize.prepare(pair.onnx(half), prepared)
+            quantize.fold(pair.onnx(half), prepared)
             _check_kept(keep, quantize.layer_names(prepared))
             watched = quantize.instrument(prepared, instrumented)
             with closing(floats.installed.open(instrumented, batch_size=_ROWS, cpus=machine.cpus)) as engine:
@@ -137,7 +137,7 @@ def costliest(evaluation: Evaluation, integers: Integers, count: int = 3) -> lis
     assert evaluation.deployment.scheme is not None
     quantization = integers.quantization("sparse", evaluation.deployment.scheme)
     inputs = evaluation.pair.reference.inputs
-    known = quantize.layer_names(integers.halves["sparse"].prepared)
+    known = quantize.layer_names(integers.halves["sparse"].folded)
     names = [name for name in known if name not in quantization.keep]
     with closing(floating(evaluation, integers, "sparse")) as engine:
         wanted = batches.run(engine, inputs, evaluation.gated)

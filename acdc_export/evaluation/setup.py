@@ -65,7 +65,7 @@ class Integers:
         vnni = not saturates()
         bits = 7 if scheme == "convinteger" and not vnni else 8  # the other scheme is for GPUs
         calibrated = self.halves[half]
-        keep = (*self.keep, *quantize.faster_in_float(calibrated, scheme, self.keep, vnni=vnni))
+        keep = (*self.keep, *quantize.faster_in_fp32(calibrated, scheme, self.keep, vnni=vnni))
         return lowering.Quantization(calibrated, scheme, keep, weight_bits=bits)
 
 

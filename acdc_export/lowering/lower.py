@@ -67,7 +67,7 @@ def lower(
     canonical = before = audit(model)
     steps = [_step("canonical", before)]
     if quantization:
-        model = load(quantization.calibrated.prepared)
+        model = load(quantization.calibrated.folded)
         common.ClearMetadataAndDocStringPass()(model)
     for name, change in _changes(passes, batch_size, quantization):
         change(model)

@@ -222,7 +222,7 @@ def inputs_of(family: str, rows: int = 3) -> dict[str, Tensor]:
 def integers(pair: Pair, folder: Path, batch_size: int) -> lowering.Lowered:
     """The sparse half in integers, as DeepSparse gets it, calibrated on the pair's own inputs."""
     prepared, instrumented = folder / "prepared.onnx", folder / "instrumented.onnx"
-    quantize.prepare(pair.onnx("sparse"), prepared)
+    quantize.fold(pair.onnx("sparse"), prepared)
     watched = quantize.instrument(prepared, instrumented)
     session = onnxruntime.InferenceSession(instrumented.read_bytes(), providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]

@@ -95,7 +95,7 @@ def quantized(
     method: Method = "mse",
     inputs: Iterable[np.ndarray] | None = None,
 ) -> Quantization:
-    quantize.prepare(source, folder / "prepared.onnx")
+    quantize.fold(source, folder / "prepared.onnx")
     watched = quantize.instrument(folder / "prepared.onnx", folder / "instrumented.onnx")
     batches = [{"x": x} for x in inputs or (samples(8, seed) for seed in range(4))]
     found = calibrate(lambda inputs: run(folder / "instrumented.onnx", inputs["x"]), batches, watched, method)
@@ -129,7 +129,7 @@ def test_equalizing_changes_neither_outputs_nor_zeros(
     folder = tmp_path_factory.mktemp("equalize")
     source = write(folder / "in.onnx", seed, groups, flat, uneven, around=False)
     assert equalize.run(load(source)) == 2
-    quantize.prepare(source, folder / "out.onnx")
+    quantize.fold(source, folder / "out.onnx")
     before, after = run(source, samples())["logits"], run(folder / "out.onnx", samples())["logits"]
     np.testing.assert_allclose(after, before, rtol=1e-4, atol=1e-4 * np.abs(before).max())
     assert [weight.zeros for weight in audit(load(folder / "out.onnx"))] == [
@@ -383,7 +383,7 @@ DEPTHWISE = (16, 3, 16, 0.0)  # 4.5
     ],
 )
 def test_integers_where_they_pay(tmp_path: Path, layers: list[Any], in_float: list[str]) -> None:
-    assert worthwhile.faster_in_float(load(stack(tmp_path / "in.onnx", *layers)), 8) == in_float
+    assert worthwhile.faster_in_fp32(load(stack(tmp_path / "in.onnx", *layers)), 8) == in_float
 
 
 @pytest.mark.parametrize(("vnni", "in_float"), [(False, ()), (True, ("w0",))])
@@ -391,20 +391,20 @@ def test_where_integers_pay_depends_on_the_processor(tmp_path: Path, vnni: bool,
     """9 products for each value: enough where floats are slow."""
     source = stack(tmp_path / "in.onnx", (16, 3, 1, 0.87))
     calibrated = Calibrated(source, Calibration("min-max", 1, {}, {}))
-    assert quantize.faster_in_float(calibrated, "convinteger", (), vnni=vnni) == in_float
+    assert quantize.faster_in_fp32(calibrated, "convinteger", (), vnni=vnni) == in_float
 
 
 def test_what_is_led_around_a_layer_joins_its_neighbours(tmp_path: Path) -> None:
     """The first layer's output goes on to the third, too, around the depthwise one."""
     layers = [DENSE_3X3, DEPTHWISE, THIN, DENSE_3X3]
-    assert worthwhile.faster_in_float(load(stack(tmp_path / "in.onnx", *layers)), 8) == ["w1", "w2"]
+    assert worthwhile.faster_in_fp32(load(stack(tmp_path / "in.onnx", *layers)), 8) == ["w1", "w2"]
     joined = stack(tmp_path / "in.onnx", *layers, around=("r0", "r1"))
-    assert worthwhile.faster_in_float(load(joined), 8) == ["w1"]
+    assert worthwhile.faster_in_fp32(load(joined), 8) == ["w1"]
 
 
 def test_a_layer_kept_in_float_is_no_neighbour(tmp_path: Path) -> None:
     source = load(stack(tmp_path / "in.onnx", DENSE_3X3, THIN, DENSE_3X3))
-    assert worthwhile.faster_in_float(source, 8, keep=["w0", "w2"]) == ["w1"]
+    assert worthwhile.faster_in_fp32(source, 8, keep=["w0", "w2"]) == ["w1"]
 
 
 # ------------------------------------------------------------------------------ integers between Q and DQ, for TensorRT

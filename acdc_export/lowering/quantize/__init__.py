@@ -1,7 +1,9 @@
-"""From a float graph to one of integers.
+"""Quantize an FP32 graph to INT8.
 
-`prepare` folds and equalizes; `calibrate` records, on samples, what every activation is like; a scheme then writes
-the integers in the form that a kind of runtime fuses; and `exact` says what such a graph means.
+1. `fold` folds batch norms and equalizes layers.
+2. `calibrate` records the range and mean of every activation on samples.
+3. A scheme writes the INT8 graph in the form that a kind of runtime fuses.
+4. `dequantized` writes the dequantized reference: what that graph computes, in FP32.
 """
 
 from __future__ import annotations
@@ -26,10 +28,10 @@ __all__ = [
     "Range",
     "calibrate",
     "dequantized",
-    "faster_in_float",
+    "faster_in_fp32",
+    "fold",
     "instrument",
     "layer_names",
-    "prepare",
 ]
 
 SCHEMES: dict[str, Callable[[ir.Model, Calibration, Collection[str], int], None]] = {
@@ -40,9 +42,9 @@ SCHEMES: dict[str, Callable[[ir.Model, Calibration, Collection[str], int], None]
 
 @dataclass(frozen=True)
 class Calibrated:
-    """What `prepare` wrote, and what was found out there: the same for all schemes."""
+    """The graph that `fold` wrote, and its calibration. All schemes share it."""
 
-    prepared: Path
+    folded: Path
     calibration: Calibration
 
 
@@ -52,18 +54,18 @@ class Quantization:
 
     calibrated: Calibrated
     scheme: str  # one of SCHEMES
-    keep: tuple[str, ...] = ()  # layers left in float, by their weights' names
-    weight_bits: int = 8  # 7 where a processor adds pairs of products in 16 bits: none of those then saturates
+    keep: tuple[str, ...] = ()  # layers left in FP32, by their weights' names
+    weight_bits: int = 8  # 7 where a processor adds pairs of products in 16 bits, so that no sum saturates
 
     def run(self, model: ir.Model) -> None:
-        """Quantize a model, lowered from what `prepare` wrote, in place."""
+        """Quantize a model in place. It was lowered from the graph that `fold` wrote."""
         SCHEMES[self.scheme](model, self.calibrated.calibration, self.keep, self.weight_bits)
 
 
-def prepare(source: Path, destination: Path) -> None:
-    """Write the canonical graph `source` as it is calibrated: batch norms folded, layers equalized.
+def fold(source: Path, destination: Path) -> None:
+    """Fold the batch norms of the canonical graph `source`, equalize its layers, and write it to `destination`.
 
-    It computes what it did before, and the names of its activations are those of every graph lowered from it.
+    The graph computes what it did before. Every graph lowered from it has the same names of activations.
     """
     model = load(source)
     fold_batchnorm.run(model, batch_size=1)
@@ -72,14 +74,17 @@ def prepare(source: Path, destination: Path) -> None:
     ir.save(model, destination)
 
 
-def faster_in_float(calibrated: Calibrated, scheme: str, keep: Collection[str], *, vnni: bool) -> tuple[str, ...]:
-    """The layers that integers of a scheme make slower, by their weights' names, where `keep` stay in float anyway."""
+def faster_in_fp32(calibrated: Calibrated, scheme: str, keep: Collection[str], *, vnni: bool) -> tuple[str, ...]:
+    """Return the layers that a scheme's INT8 makes slower, by their weights' names.
+
+    Layers in `keep` stay in FP32 anyway, and are not among them.
+    """
     if scheme != "convinteger":
-        return ()  # what a GPU gains by them was not measured
-    products = worthwhile.PRODUCTS_VNNI if vnni else worthwhile.PRODUCTS
-    return tuple(worthwhile.faster_in_float(load(calibrated.prepared), products, keep))
+        return ()  # nobody has measured what a GPU gains by INT8
+    macs = worthwhile.MACS_VNNI if vnni else worthwhile.MACS
+    return tuple(worthwhile.faster_in_fp32(load(calibrated.folded), macs, keep))
 
 
 def layer_names(path: Path) -> list[str]:
-    """The layers of a graph that can be quantized, by their weights' names."""
+    """Return the layers of a graph that can be quantized, by their weights' names."""
     return [layer.name for layer in find(load(path))]
