@@ -1,4 +1,4 @@
-"""A half of a pair in a deployment, as an variant of a measurement: `cpu`, `cpu-int8`, `onnxruntime-int8` and so on."""
+"""A half of a pair in a deployment, as a variant of a measurement: `cpu`, `cpu-int8`, `onnxruntime-int8` and so on."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ CALIBRATED = 64  # samples
 
 
 def samples(pair: Pair, count: int = CALIBRATED) -> list[tuple[dict[str, Any], Any]]:
-    """A batch of samples like those in a pair, to calibrate it with: for speed that is enough."""
+    """Return one batch of random samples like those in a pair. For calibrating speed that is enough."""
     random = np.random.default_rng(0)
-    made = {}
+    arrays = {}
     for spec in pair.record.inputs:
         shape = spec.at(count)
         known = pair.reference.inputs[spec.name]
-        made[spec.name] = (
+        arrays[spec.name] = (
             random.standard_normal(shape, dtype=np.float32)
             if known.dtype.kind == "f"
             else random.choice(known.reshape(-1), shape)
         )
-    return [(made, np.zeros(count, dtype=np.int64))]
+    return [(arrays, np.zeros(count, dtype=np.int64))]
 
 
 def integers(pair: Pair, folder: Path, count: int = CALIBRATED) -> Integers:
-    """A pair, calibrated on such samples."""
+    """Calibrate a pair on such samples."""
     data = Data.of(samples(pair, count))
     return evaluation.prepare(
         pair, data, deployment("onnxruntime"), folder, machine.describe(), SILENT, schemes=["convinteger"]
@@ -43,14 +43,14 @@ def integers(pair: Pair, folder: Path, count: int = CALIBRATED) -> Integers:
 
 
 def deployment(name: str) -> Deployment:
-    """By its name, which is `TARGET` or `TARGET-PRECISION`."""
+    """Return a deployment by its name, which is `TARGET` or `TARGET-PRECISION`."""
     target, _, precision = name.partition("-")
     definition = config.load_target(target)
     return Deployment(engines.InstalledTarget(definition, engines.ensure(definition)), precision or "fp32")
 
 
-def trial_of(pair: Pair, name: str, integers: Integers | None, folder: Path) -> Evaluation:
-    """At batch 1, with nothing judged."""
+def evaluation_of(pair: Pair, name: str, integers: Integers | None, folder: Path) -> Evaluation:
+    """Return an evaluation at batch 1, without gates."""
     return Evaluation(
         pair=pair,
         deployment=deployment(name),
@@ -68,15 +68,15 @@ def trial_of(pair: Pair, name: str, integers: Integers | None, folder: Path) -> 
 
 
 def lower(pair: Pair, half: Half, name: str, integers: Integers | None, folder: Path) -> latency.Open:
-    """How to open a half in a deployment, once it has been found that it can be.
+    """Lower a half for a deployment, run it once, and return a function that opens it.
 
     Raises:
-        GraphError: it can't be lowered.
+        GraphError: the half can't be lowered.
         EngineError: the runtime doesn't take it.
     """
-    made = trial_of(pair, name, integers, folder)
-    path = lowering.lower(made, half, folder / f"{half}-{name}")[1].path
-    open_it = partial(made.open, path, 1)
+    prepared = evaluation_of(pair, name, integers, folder)
+    path = lowering.lower(prepared, half, folder / f"{half}-{name}")[1].path
+    open_it = partial(prepared.open, path, 1)
     with closing(open_it()) as engine:
-        engine.run(made.inputs(1))
+        engine.run(prepared.inputs(1))
     return open_it
