@@ -1,6 +1,6 @@
-"""How long a turn should be: the same model as both variants, so that the launches' ratios should all be 1.
+"""How long should a turn be? The same model is both variants, so the launches' ratios should all be 1.
 
-Turn lengths take turns themselves, launch by launch; what is told is how far the launches of each spread.
+Turn lengths take turns themselves, launch by launch. The table says how far the launches of each length spread.
 """
 
 from __future__ import annotations

@@ -24,22 +24,22 @@ CALIBRATED = 64  # samples
 
 
 def samples(pair: Pair, count: int = CALIBRATED) -> list[tuple[dict[str, Any], Any]]:
-    """A batch of samples like those in a pair, to calibrate it with: for speed that is enough."""
+    """Return one batch of random samples like those in a pair. For calibrating speed that is enough."""
     random = np.random.default_rng(0)
-    made = {}
+    arrays = {}
     for spec in pair.record.inputs:
         shape = spec.at(count)
         known = pair.reference.inputs[spec.name]
-        made[spec.name] = (
+        arrays[spec.name] = (
             random.standard_normal(shape, dtype=np.float32)
             if known.dtype.kind == "f"
             else random.choice(known.reshape(-1), shape)
         )
-    return [(made, np.zeros(count, dtype=np.int64))]
+    return [(arrays, np.zeros(count, dtype=np.int64))]
 
 
-def integers(pair: Pair, folder: Path, count: int = CALIBRATED) -> Int8:
-    """A pair, calibrated on such samples."""
+def calibrated(pair: Pair, folder: Path, count: int = CALIBRATED) -> Int8:
+    """Calibrate a pair on such samples."""
     data = Data.of(samples(pair, count))
     return quantizing.calibrate(
         pair,
@@ -53,7 +53,7 @@ def integers(pair: Pair, folder: Path, count: int = CALIBRATED) -> Int8:
 
 
 def deployment(name: str, quantizer: Quantizer | None = None) -> Deployment:
-    """The deployment of a name, `TARGET` or `TARGET-PRECISION`; a `quantizer` takes the place of the target's."""
+    """Return a deployment by its name, `TARGET` or `TARGET-PRECISION`. A `quantizer` takes the place of the target's."""
     target, _, precision = name.partition("-")
     definition = config.load_target(target)
     if quantizer:
@@ -63,9 +63,9 @@ def deployment(name: str, quantizer: Quantizer | None = None) -> Deployment:
 
 
 def evaluation_of(
-    pair: Pair, name: str, integers: Int8 | None, folder: Path, quantizer: Quantizer | None = None
+    pair: Pair, name: str, int8: Int8 | None, folder: Path, quantizer: Quantizer | None = None
 ) -> Evaluation:
-    """At batch 1, with nothing judged."""
+    """Return an evaluation at batch 1, without gates."""
     return Evaluation(
         pair=pair,
         deployment=deployment(name, quantizer),
@@ -78,7 +78,7 @@ def evaluation_of(
         scratch=folder,
         progress=SILENT,
         gates=(),
-        int8=integers if name.endswith("int8") else None,
+        int8=int8 if name.endswith("int8") else None,
     )
 
 
@@ -86,19 +86,19 @@ def lower(
     pair: Pair,
     half: Half,
     name: str,
-    integers: Int8 | None,
+    int8: Int8 | None,
     folder: Path,
     quantizer: Quantizer | None = None,
 ) -> latency.Open:
-    """How to open a half in a deployment, once it has been found that it can be.
+    """Lower a half for a deployment, run it once, and return a function that opens it.
 
     Raises:
-        GraphError: it can't be lowered.
+        GraphError: the half can't be lowered.
         EngineError: the runtime doesn't take it.
     """
-    made = evaluation_of(pair, name, integers, folder, quantizer)
-    path = made.lower(half, folder / f"{half}-{name}")[1].path
-    open_it = partial(made.open, path, 1)
+    evaluation = evaluation_of(pair, name, int8, folder, quantizer)
+    path = evaluation.lower(half, folder / f"{half}-{name}")[1].path
+    open_it = partial(evaluation.open, path, 1)
     with closing(open_it()) as engine:
-        engine.run(made.inputs(1))
+        engine.run(evaluation.inputs(1))
     return open_it
