@@ -18,8 +18,8 @@ from .evidence import gates
 from .files import is_name
 
 STRICT: Any = {"extra": "forbid", "strict": False}
-PRECISIONS = ("fp32", "default", "int8")
-"""What a half can be deployed in. "default" is what a runtime computes in by itself, where that is not float32."""
+HOST = "host"
+"""`runtime.python` of a target that runs in the interpreter that acdc-export itself runs in."""
 
 DEFAULT_GATES = ("accuracy.drop <= 1.0", "speedup >= 1.0")
 """What a pair without a pipeline is judged by, beside the target's own gates."""
@@ -148,7 +148,7 @@ class Runtime:
     __pydantic_config__: ClassVar[Any] = STRICT
 
     name: str
-    python: str  # the interpreters it supports, ">=3.8,<3.12"
+    python: str  # the interpreters it supports, ">=3.8,<3.12"; or "host", the one at hand, with nothing to install
     variables: dict[str, str] = field(default_factory=dict)  # set before it is imported
     machines: tuple[str, ...] = ("x86_64", "aarch64")
 
@@ -175,10 +175,45 @@ class Graph:
     passes: tuple[str, ...]
     ir_version: Annotated[int, Ge(3), Le(99)] | None = None
     opset: Annotated[int, Ge(7), Le(99)] | None = None  # the newest one it takes
-    # Batch sizes that suit it, with their multiples. Another one is run in such parts where that is found to be faster.
-    parts: tuple[Positive, ...] = ()
-    # The form of its integers: a scheme of `graph.quantize`, or "runtime", what `build` in engine.py makes of float32.
-    int8: Literal["convinteger", "qdq", "runtime"] | None = None
+    # The batch sizes that a model file takes: "any"; "each", one of its own; or "listed", all that were asked for,
+    # which `build` in engine.py writes into one file.
+    batch: Literal["any", "each", "listed"] = "any"
+    # Batch sizes that suit the kernels, with their multiples. Others run in such micro-batches where that is faster.
+    micro_batches: tuple[Positive, ...] = ()
+
+
+@dataclass(frozen=True)
+class Quantizer:
+    """How one of our schemes quantizes: what its runtime's kernels do best with."""
+
+    __pydantic_config__: ClassVar[Any] = STRICT
+
+    weight_bits: Annotated[int, Ge(2), Le(8)] = 8
+    # Layers of fewer MACs for each value that is converted stay in FP32: converting would take longer than INT8 saves.
+    least_macs: Annotated[float, Ge(0)] = 0.0
+
+
+@dataclass(frozen=True)
+class Precision:
+    """`[precisions.NAME]`: how near its outputs have to come, and how the graph or the runtime gets there.
+
+    Without a scheme and without `build`, the runtime loads the FP32 graph and is told the name of the precision.
+    """
+
+    __pydantic_config__: ClassVar[Any] = STRICT
+
+    tolerance: Annotated[float, Gt(0)]  # |output - reference| <= tolerance * (1 + |reference|)
+    passes: tuple[str, ...] = ()  # of the graph, after those of [graph]
+    scheme: str | None = None  # of `lowering.quantize`: the graph is quantized, on samples
+    quantizer: Quantizer = Quantizer()
+    quantizer_without_vnni: Quantizer | None = None  # on an x86 processor without VNNI, where that is another one
+    build: bool = False  # `build` in engine.py makes the runtime's own form of the graph
+    samples: bool = False  # `build` calibrates on samples
+
+    @property
+    def quantized(self) -> bool:
+        """Whether it rounds to ranges that are found on samples."""
+        return self.scheme is not None or self.samples
 
 
 @dataclass(frozen=True)
@@ -190,6 +225,7 @@ class Benchmark:
     batch_sizes: BatchSizes = (1, 16)
     gated_batch_size: Positive = 16
     controls: tuple[str, ...] = ()  # targets that serve the dense twin beside this one
+    control_precision: str = ""  # in which this target is a control; by default the first of its precisions
     budget: Annotated[float, Gt(0)] = 30.0  # seconds of measuring at the gated batch size; half of it at each other
 
 
@@ -204,9 +240,10 @@ class Target:
     runtime: Runtime
     license: License
     graph: Graph
-    parity: Annotated[dict[str, Annotated[float, Gt(0)]], MinLen(1)]  # tolerance by precision: those on offer
+    precisions: Annotated[dict[str, Precision], MinLen(1)]  # on offer; the first is the default
     benchmark: Benchmark = Benchmark()
     pipeline: str = ""  # the default one, where a user names no pair
+    requires: str = ""  # the pattern that a pair has to have, such as "2:4"
     gates: tuple[str, ...] = ()  # judged on every pair
     folder: Path = Path()
 
@@ -214,13 +251,31 @@ class Target:
     def requirements(self) -> Path:
         return self.folder / "requirements.txt"
 
+    @property
+    def default_precision(self) -> str:
+        """The precision where a user names none."""
+        return next(iter(self.precisions))
+
+    @property
+    def control_precision(self) -> str:
+        """The precision in which one would serve a dense network here."""
+        return self.benchmark.control_precision or self.default_precision
+
     def at(self, precision: str) -> str:
         """Its name at a precision: `cpu`, `cpu-int8`."""
-        return self.name if precision == "fp32" else f"{self.name}-{precision}"
+        return self.name if precision == self.default_precision else f"{self.name}-{precision}"
 
 
 T = TypeVar("T")
 Table = dict[str, Any]
+
+_VERSIONS = r"\s*(>=|<|<=|==|>)\s*\d+\.\d+\s*(,\s*(>=|<|<=|==|>)\s*\d+\.\d+\s*)*"
+_RENAMED = {
+    "parity": "a table for each precision: [precisions.NAME] with tolerance",
+    "graph.int8": "scheme (or build and samples) in [precisions.int8]",
+    "graph.parts": "graph.micro_batches",
+}
+"""Keys of a target.toml that earlier releases had, and where what they said stands now."""
 
 
 def load_pipeline(name: str) -> Pipeline:
@@ -261,7 +316,17 @@ def load_target(name: str) -> Target:
 
 def pass_names() -> list[str]:
     """The passes that a target may name: one file each in `lowering/passes`."""
-    here = Path(__file__).parent / "lowering" / "passes"
+    return _modules("passes")
+
+
+def scheme_names() -> list[str]:
+    """The schemes of INT8 that a target may name: one file each in `lowering/quantize/schemes`."""
+    return _modules("quantize/schemes")
+
+
+def _modules(folder: str) -> list[str]:
+    """The modules in a folder of `lowering`, by their files: a base installation can't import them."""
+    here = Path(__file__).parent / "lowering" / folder
     return sorted(path.stem for path in here.glob("*.py") if not path.stem.startswith("_"))
 
 
@@ -372,16 +437,7 @@ def _pattern_problems(table: Table) -> list[str]:
 def _target_problems(table: Table, folder: Path) -> list[str]:
     problems = _batch_problems(table, "benchmark")
     problems += [f"gates: {problem}" for problem in gates.problems(_texts(table, "gates"))]
-    for name in _texts(table, "graph.passes"):
-        if name not in pass_names():
-            problems.append(f"graph.passes: unknown pass '{name}'{nearest(name, pass_names())}")
-    if _at(table, "graph.parts") and "static_batch" not in _texts(table, "graph.passes"):
-        problems.append("graph.parts: without the pass 'static_batch' a graph takes any batch as it is")
-    for name in _texts(table, "parity"):
-        if name not in PRECISIONS:
-            problems.append(f"parity: graphs can't be lowered to '{name}', only to {', '.join(PRECISIONS)}")
-    if "int8" in _texts(table, "parity") and not _texts(table, "graph.int8"):
-        problems.append("parity.int8: the form of its integers is missing, graph.int8")
+    problems += _graph_problems(table) + _precision_problems(table)
     problems += _built_in_problems(table, "benchmark.controls", "targets")
     problems += _built_in_problems(table, "pipeline", "pipelines")
     problems += _folder_name_problems(table, "name") + _folder_name_problems(table, "runtime.name")
@@ -389,12 +445,53 @@ def _target_problems(table: Table, folder: Path) -> list[str]:
         if name != folder.resolve().name:
             problems.append(f"name: '{name}' is not the name of its folder, '{folder.resolve().name}'")
     for python in _texts(table, "runtime.python"):
-        if not re.fullmatch(r"\s*(>=|<|<=|==|>)\s*\d+\.\d+\s*(,\s*(>=|<|<=|==|>)\s*\d+\.\d+\s*)*", python):
-            problems.append(f"runtime.python: '{python}' is not of the form '>=3.8,<3.12'")
-    for file in ("engine.py", "requirements.txt"):
-        if not (folder / file).is_file():
-            problems.append(f"{file} is missing beside target.toml")
+        if python != HOST and not re.fullmatch(_VERSIONS, python):
+            problems.append(f"runtime.python: '{python}' is neither of the form '>=3.8,<3.12' nor '{HOST}'")
+    needed = ("engine.py",) if _at(table, "runtime.python") == HOST else ("engine.py", "requirements.txt")
+    problems += [f"{file} is missing beside target.toml" for file in needed if not (folder / file).is_file()]
     return problems
+
+
+def _graph_problems(table: Table) -> list[str]:
+    """Passes that there aren't, batch sizes that nothing writes into a file, and keys of earlier releases."""
+    problems = [f"{old}: is now {new}" for old, new in _RENAMED.items() if _at(table, old) is not None]
+    passes = _texts(table, "graph.passes")
+    problems += _pass_problems("graph.passes", passes)
+    batch, precisions = _at(table, "graph.batch") or "any", _at(table, "precisions")
+    if "static_batch" in passes and batch != "each":
+        problems.append("graph.batch: the pass 'static_batch' writes a batch size into each file; it has to be 'each'")
+    if batch == "listed" and isinstance(precisions, dict):
+        unbuilt = [name for name in precisions if _at(table, f"precisions.{name}.build") is not True]
+        problems += [f"precisions.{name}.build: only `build` puts several batch sizes into a file" for name in unbuilt]
+    if _at(table, "graph.micro_batches") and batch != "each":
+        problems.append("graph.micro_batches: they need batch = 'each', a file of its own for each batch size")
+    return problems
+
+
+def _precision_problems(table: Table) -> list[str]:
+    problems, precisions = [], _at(table, "precisions")
+    for name in precisions if isinstance(precisions, dict) else ():
+        where = f"precisions.{name}"
+        if not is_name(name):
+            problems.append(f"{where}: '{name}' can't be a part of a folder's name (letters, digits, '.', '_', '-')")
+            continue
+        problems += _pass_problems(f"{where}.passes", _texts(table, f"{where}.passes"))
+        for scheme in _texts(table, f"{where}.scheme"):
+            if scheme not in scheme_names():
+                problems.append(f"{where}.scheme: unknown scheme '{scheme}'{nearest(scheme, scheme_names())}")
+        if _at(table, f"{where}.samples") and not _at(table, f"{where}.build"):
+            problems.append(f"{where}.samples: only `build` calibrates on them; a scheme of ours has its own")
+    control = _at(table, "benchmark.control_precision")
+    if isinstance(precisions, dict) and control and control not in precisions:
+        problems.append(
+            f"benchmark.control_precision: there is no precision '{control}'{nearest(control, list(precisions))}"
+        )
+    return problems
+
+
+def _pass_problems(where: str, names: list[str]) -> list[str]:
+    known = pass_names()
+    return [f"{where}: unknown pass '{name}'{nearest(name, known)}" for name in names if name not in known]
 
 
 def _at(table: Table, path: str) -> Any:

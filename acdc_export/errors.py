@@ -8,9 +8,9 @@
     ├── BaselineError               2   stored ratios that are missing, or of something else
     │   └── UnlikeMachine           3   stored ratios, but none of a machine like this one
     ├── GraphError                  2   an ONNX graph that can't be lowered for the target
-    ├── CalibrationError            2   samples that no ranges of activations come of
+    ├── CalibrationError            2   samples that give no ranges of activations
     ├── CheckpointError             2   a training checkpoint that can't be read, or is of another run
-    ├── OutputError                 2   a folder that can't be written, is foreign, or a full disk
+    ├── OutputError                 2   a folder that can't be written or is foreign, or a full disk
     ├── TrainingError               1   a run that went wrong (a loss that is not finite)
     ├── RuntimeUnavailable          3   a target that can't run here: no interpreter, licence or network
     └── EngineError                 3   a runtime that refused the model, died or hung
@@ -18,8 +18,8 @@
         ├── EngineDied
         └── EngineTimeout
 
-Each error is two lines: what is wrong and where, then what to do about it. `exit_code` is what the
-command ends with; docs/design.md lists the codes. Anything else that reaches the command line is a
+Each error is two lines: what is wrong and where, then what to do about it. The command ends with
+`exit_code`; docs/design.md lists the codes. Any other exception that reaches the command line is a
 bug of ours, and ends with 70.
 """
 
@@ -50,7 +50,7 @@ __all__ = [
 
 
 class AcdcExportError(Exception):
-    """What is wrong and where (`message`, one line), and what to do about it (`remedy`, one line)."""
+    """An error of two lines: `message` says what is wrong and where, `remedy` what to do about it."""
 
     exit_code = 70
 
@@ -110,7 +110,7 @@ class GraphError(AcdcExportError):
 
 
 class CalibrationError(AcdcExportError):
-    """Samples that no ranges of activations come of: none, some that are not finite, or that make no difference."""
+    """Samples that give no ranges of activations: there are none, some are not finite, or they make no difference."""
 
     exit_code = 2
 
@@ -122,7 +122,7 @@ class CheckpointError(AcdcExportError):
 
 
 class OutputError(AcdcExportError):
-    """A folder that can't be written, holds something foreign, or a full disk."""
+    """A folder that can't be written or holds something foreign, or a full disk."""
 
     exit_code = 2
 
@@ -140,7 +140,7 @@ class RuntimeUnavailable(AcdcExportError):
 
 
 class EngineError(AcdcExportError):
-    """A runtime that could not do what was asked of it."""
+    """A runtime that could not do its work."""
 
     exit_code = 3
 
@@ -158,6 +158,6 @@ class EngineTimeout(EngineError):
 
 
 def nearest(word: str, known: Sequence[str]) -> str:
-    """` (did you mean 'x'?)` for the known word nearest to `word`, or nothing."""
+    """Return ` (did you mean 'x'?)` with the known word nearest to `word`, or ""."""
     match = get_close_matches(word, known, n=1, cutoff=0.5)
     return f" (did you mean '{match[0]}'?)" if match else ""

@@ -1,4 +1,4 @@
-"""Optional dependencies: their absence is one line that installs them, not a traceback."""
+"""Optional dependencies: where one is missing, the user gets one line that installs it, not a traceback."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .errors import RuntimeUnavailable
 
 @contextmanager
 def extra(name: str) -> Iterator[None]:
-    """Wrap the imports that the extra `name` makes possible. Raises `RuntimeUnavailable` where one is missing."""
+    """Wrap the imports that the extra `name` makes possible. Raises `RuntimeUnavailable` if one is missing."""
     try:
         yield
     except ModuleNotFoundError as error:

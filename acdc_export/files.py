@@ -1,4 +1,4 @@
-"""Folders and JSON files that are either whole or not there."""
+"""Folders and JSON files that are either complete or absent."""
 
 from __future__ import annotations
 
@@ -26,54 +26,54 @@ _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # fcntl.h, linux/fs.h
 
 
 def is_name(text: str) -> bool:
-    """Whether `text` can be the name of a folder or file, and nothing else: no separator, no way upwards."""
+    """Whether `text` is a plain name of a folder or file, without separators or a way upwards."""
     return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", text) is not None
 
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What tells a file from every other, and a truncated one from an altered one."""
+    """Identifies the content of a file. The size tells a truncated file from an altered one."""
 
     sha256: str
     bytes: int
 
 
 def sha256(path: Path) -> str:
-    """The SHA-256 of a file's bytes, in hexadecimal."""
+    """Return the SHA-256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def fingerprints(folder: Path) -> dict[str, Fingerprint]:
-    """`{relative path: fingerprint}` of every file under `folder`, sorted by path."""
+    """Return `{relative path: fingerprint}` of every file under `folder`, sorted by path."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return {path.relative_to(folder).as_posix(): Fingerprint(sha256(path), path.stat().st_size) for path in files}
 
 
 def folder_sha256(folder: Path) -> str:
-    """One hash for all files of a folder and their names; what Python caches beside its sources is left out."""
-    prints = {name: record.sha256 for name, record in fingerprints(folder).items() if "__pycache__" not in name}
-    return hashlib.sha256(json.dumps(prints, sort_keys=True).encode()).hexdigest()
+    """Return one hash for all files of a folder and their names. Python's caches are left out."""
+    hashes = {name: record.sha256 for name, record in fingerprints(folder).items() if "__pycache__" not in name}
+    return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
 
 
 def damage(folder: Path, expected: dict[str, Fingerprint]) -> list[str]:
-    """What differs between the files of `folder` and their recorded fingerprints, one line each."""
-    found = []
+    """List the differences between the files of `folder` and their recorded fingerprints, one line each."""
+    problems = []
     for name, record in expected.items():
         path = folder / name
         if Path(name).is_absolute() or ".." in Path(name).parts:
-            found.append(f"{name} points outside the folder")
+            problems.append(f"{name} points outside the folder")
         elif not path.is_file():
-            found.append(f"{name} is missing")
+            problems.append(f"{name} is missing")
         elif path.stat().st_size != record.bytes:
-            found.append(f"{name} has {path.stat().st_size} bytes instead of {record.bytes}")
+            problems.append(f"{name} has {path.stat().st_size} bytes instead of {record.bytes}")
         else:
             try:
                 if sha256(path) != record.sha256:
-                    found.append(f"{name} was altered (its SHA-256 differs)")
+                    problems.append(f"{name} was altered (its SHA-256 differs)")
             except OSError as error:
-                found.append(f"{name} can't be read ({error.strerror})")
-    return found
+                problems.append(f"{name} can't be read ({error.strerror})")
+    return problems
 
 
 def read_record(
@@ -135,15 +135,14 @@ def write_json(path: Path, value: Any) -> None:
 
 @contextmanager
 def new_folder(path: Path, marker: str, elsewhere: str = "with --out") -> Iterator[Path]:
-    """A folder that appears at `path` only when the block ends well, in one step.
+    """Yield a temporary folder to fill. It appears at `path` in one step, and only if the block ends without an error.
 
-    Yields a temporary sibling to fill. An existing folder is replaced (exchanged atomically where the file
-    system can) if it is ours, which the file `marker` in it shows, or empty; a foreign one is refused before
-    anything is done. Whatever goes wrong inside the block, what was at `path` stays as it was. `elsewhere` says
-    how a user chooses another place.
+    An existing folder is replaced if it is empty or ours, which the file `marker` in it shows. It is exchanged
+    atomically where the file system can. A foreign folder is refused before anything is written. If the block fails,
+    whatever was at `path` stays as it was. `elsewhere` tells a user how to choose another place.
 
     Raises:
-        OutputError: a foreign folder, no permission, a full disk.
+        OutputError: the folder is foreign, there is no permission, or the disk is full.
     """
     path = path.absolute()
     temporary = _claim(path, marker, elsewhere)
@@ -160,10 +159,10 @@ def new_folder(path: Path, marker: str, elsewhere: str = "with --out") -> Iterat
 
 @contextmanager
 def scratch(path: Path, elsewhere: str = "with --out") -> Iterator[Path]:
-    """A temporary folder beside `path`, gone when the block ends; one that a killed run left is removed.
+    """Yield a temporary folder beside `path`, and remove it when the block ends. One of a killed run is removed too.
 
     Raises:
-        OutputError: no permission, a full disk.
+        OutputError: there is no permission, or the disk is full.
     """
     path = path.absolute().with_name(f"{path.name}.scratch")
     temporary = _claim(path, "", elsewhere)
@@ -175,12 +174,12 @@ def scratch(path: Path, elsewhere: str = "with --out") -> Iterator[Path]:
 
 
 def check_place(path: Path, marker: str, elsewhere: str = "with --out") -> None:
-    """What `new_folder` would refuse, found out before the work whose results it is for. Raises `OutputError`."""
+    """Refuse what `new_folder` would refuse, before the work is done. Raises `OutputError`."""
     _claim(path.absolute(), marker, elsewhere).rmdir()
 
 
 def _claim(path: Path, marker: str, elsewhere: str) -> Path:
-    """The new, empty, temporary sibling of `path`."""
+    """Make the empty temporary sibling of `path`. Raises `OutputError`."""
     temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     with output_errors(path, elsewhere):
         if path.exists() and not (path.is_dir() and (not any(path.iterdir()) or (path / marker).is_file())):
@@ -195,7 +194,7 @@ def _claim(path: Path, marker: str, elsewhere: str) -> Path:
 
 
 def check_file(path: Path, elsewhere: str) -> None:
-    """Ensure that a file can be written there, before the work that it is to hold. Raises `OutputError`."""
+    """Ensure that the file `path` can be written, before the work is done. Raises `OutputError`."""
     with output_errors(path, elsewhere):
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir():
@@ -206,22 +205,22 @@ def check_file(path: Path, elsewhere: str) -> None:
 
 @contextmanager
 def output_errors(path: Path, elsewhere: str = "with --out") -> Iterator[None]:
-    """Turn what the system says about a place that can't be written into an `OutputError`.
+    """Turn the system's errors about a place that can't be written into an `OutputError`.
 
-    `elsewhere` says how a user chooses another place.
+    `elsewhere` tells a user how to choose another place.
     """
     space = f"Free some space, or choose another disk {elsewhere}; what was there before is untouched."
     permission = f"Choose another place {elsewhere}, or change its permissions."
-    part = f"Choose another place {elsewhere}: a part of that path is a file."
+    not_a_folder = f"Choose another place {elsewhere}: a part of that path is a file."
     remedies = {
         errno.ENOSPC: space,
         errno.EDQUOT: space,
         errno.EACCES: permission,
         errno.EPERM: permission,
         errno.EROFS: f"Choose another place {elsewhere}: that file system is read-only.",
-        errno.EEXIST: part,
+        errno.EEXIST: not_a_folder,
         errno.ENOENT: f"Choose another place {elsewhere}: nothing can be made there.",
-        errno.ENOTDIR: part,
+        errno.ENOTDIR: not_a_folder,
     }
     try:
         yield
@@ -232,13 +231,13 @@ def output_errors(path: Path, elsewhere: str = "with --out") -> Iterator[None]:
 
 
 def _exchange(ours: Path, theirs: Path) -> None:
-    """Swap two folders so that neither name is ever without one (renameat2 with RENAME_EXCHANGE)."""
+    """Swap two folders; both names exist at every moment (renameat2 with RENAME_EXCHANGE)."""
     libc = ctypes.CDLL(None, use_errno=True)
     renameat2 = getattr(libc, "renameat2", None)
     swapped = renameat2 is not None and not renameat2(
         _AT_FDCWD, os.fsencode(ours), _AT_FDCWD, os.fsencode(theirs), _RENAME_EXCHANGE
     )
-    if not swapped:  # a file system without it (some network ones): as near as two renames come
+    if not swapped:  # some network file systems can't: two renames come nearest
         aside = theirs.with_name(f".{theirs.name}.old-{os.getpid()}")
         theirs.rename(aside)
         ours.rename(theirs)
@@ -246,10 +245,10 @@ def _exchange(ours: Path, theirs: Path) -> None:
 
 
 def _sweep(path: Path) -> None:
-    """Remove what a killed run of ours left beside `path`."""
-    for left in path.parent.glob(f".{path.name}.tmp-*"):
-        owner = left.name.rpartition("-")[2]
+    """Remove temporary folders that killed runs left beside `path`."""
+    for folder in path.parent.glob(f".{path.name}.tmp-*"):
+        owner = folder.name.rpartition("-")[2]
         if owner.isdigit() and int(owner) != os.getpid() and not Path(f"/proc/{owner}").exists():
-            shutil.rmtree(left, ignore_errors=True)
+            shutil.rmtree(folder, ignore_errors=True)
     with suppress(OSError):
         shutil.rmtree(path.with_name(f".{path.name}.tmp-{os.getpid()}"))

@@ -1,4 +1,4 @@
-"""The machine at hand: what is reported of it, and which of its cores are used."""
+"""The machine at hand: its description in reports, and the cores that are used."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .errors import UsageError
 
 @dataclass(frozen=True)
 class Machine:
-    """What a measurement was taken on. `memory` in bytes; `cpus` are the logical ones that workers are pinned to."""
+    """The machine of a measurement. `memory` is in bytes; workers are pinned to the logical CPUs `cpus`."""
 
     processor: str
     cpus: tuple[int, ...]
@@ -22,10 +22,10 @@ class Machine:
 
 
 def describe(threads: int | None = None) -> Machine:
-    """This machine, with `threads` of its physical cores (all that this process may use, by default).
+    """Describe this machine with `threads` of its physical cores; by default with all that this process may use.
 
     Raises:
-        UsageError: there are not that many.
+        UsageError: this process may not use that many.
     """
     cores = physical_cpus()
     if threads is not None and not 1 <= threads <= len(cores):
@@ -38,9 +38,9 @@ def describe(threads: int | None = None) -> Machine:
 
 
 def physical_cpus() -> list[int]:
-    """One logical CPU of each physical core that this process may run on, sorted.
+    """Return one logical CPU of each physical core that this process may run on, sorted.
 
-    Two threads of one core share its arithmetic units, so that a second one slows the first down.
+    Two threads of one core share its arithmetic units, so a second thread slows the first down.
     """
     allowed = os.sched_getaffinity(0)
     cores: dict[str, int] = {}
@@ -52,9 +52,9 @@ def physical_cpus() -> list[int]:
 
 
 def saturates() -> bool:
-    """Whether this is an x86 processor without VNNI.
+    """Whether this is an x86 processor without VNNI, on which INT8 arithmetic saturates.
 
-    There, pairs of products of uint8 and int8 are added in 16 bits, which saturate unless one factor has 7 bits.
+    Such a processor adds pairs of products of uint8 and int8 in 16 bits. They saturate unless one factor has 7 bits.
     """
     if platform.machine() != "x86_64":
         return False
@@ -73,23 +73,23 @@ def _cpuinfo() -> str:
 
 @dataclass(frozen=True)
 class CoreTimes:
-    """Seconds that a set of cores spent since the system's start: on any process, and taken by the hypervisor."""
+    """Seconds since the system's start that a set of cores spent on processes, and that the hypervisor took from it."""
 
     busy: float
     stolen: float
 
 
 def core_times(cpus: Sequence[int]) -> CoreTimes | None:
-    """What these logical CPUs did so far (`/proc/stat`), or None where the system doesn't tell."""
+    """Return the times of these logical CPUs so far (`/proc/stat`), or None where the system doesn't tell."""
     try:
         lines = Path("/proc/stat").read_text().splitlines()
         ticks = os.sysconf("SC_CLK_TCK")
     except OSError:
         return None
-    wanted = {f"cpu{cpu}" for cpu in cpus}
-    rows = [[int(value) for value in line.split()[1:]] for line in lines if line.partition(" ")[0] in wanted]
-    if not rows or len(rows) != len(wanted) or not all(len(row) >= 8 and any(row) for row in rows):
+    names = {f"cpu{cpu}" for cpu in cpus}
+    rows = [[int(value) for value in line.split()[1:]] for line in lines if line.partition(" ")[0] in names]
+    if not rows or len(rows) != len(names) or not all(len(row) >= 8 and any(row) for row in rows):
         return None  # some sandboxes have zeros there
-    # proc_stat(5): user nice system idle iowait irq softirq steal; guests' time is in the first two already.
+    # proc_stat(5): user nice system idle iowait irq softirq steal. The first two already hold the guests' time.
     busy = sum(row[0] + row[1] + row[2] + row[5] + row[6] for row in rows)
     return CoreTimes(busy / ticks, sum(row[7] for row in rows) / ticks)

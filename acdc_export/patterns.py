@@ -7,9 +7,9 @@ position. A kind says how large the groups are, and what may be left in one:
     blockN        groups of N, each of which is zero or untouched as a whole, by the sum of its magnitudes: block4
     N:M           groups of M, in each of which the N largest magnitudes live: 2:4
 
-To add a kind that groups like these, give it a row in `FORMS`: configuration, training by that name, the audit of graphs,
-`inspect` and what targets require all go by `parse`. A kind with another geometry also needs a field in `PatternKind`,
-what follows from it in `allows`, `satisfies` and `reference_masks`, and a class in `training.pattern`.
+To add a kind that groups like these, give it a row in `FORMS`: configuration, training by that name, the audit of
+graphs, `inspect` and what targets require all go by `parse`. A kind with another geometry also needs a field in
+`PatternKind`, what follows from it in `allows`, `satisfies` and `reference_masks`, and a class in `training.pattern`.
 
 The masks here are written to be read. Training has a fast selection of its own, which the tests hold against them.
 """

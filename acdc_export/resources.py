@@ -1,4 +1,4 @@
-"""Where the built-in targets and pipelines are: inside an installed package, or beside it in a checkout."""
+"""Find the built-in targets and pipelines: inside an installed package, or beside it in a checkout."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ _PACKAGE = Path(__file__).parent
 
 
 def root(kind: str) -> Path:
-    """The folder of all built-in "targets" or "pipelines"."""
+    """Return the folder of all built-in "targets" or "pipelines"."""
     inside = _PACKAGE / kind
     return inside if inside.is_dir() else _PACKAGE.parent / kind
 
 
 def names(kind: str) -> list[str]:
-    """The names of the built-in "targets" or "pipelines", sorted."""
+    """Return the names of the built-in "targets" or "pipelines", sorted."""
     pattern = "*/target.toml" if kind == "targets" else "*.toml"
-    found = root(kind).glob(pattern)
-    return sorted(path.parent.name if kind == "targets" else path.stem for path in found)
+    paths = root(kind).glob(pattern)
+    return sorted(path.parent.name if kind == "targets" else path.stem for path in paths)
 
 
 def copy(kind: str, name: str, to: Path) -> None:
-    """Copy a built-in's file or folder to `to`, which must not exist yet, and name it after that.
+    """Copy a built-in's file or folder to `to`, and give the copy that name.
 
     Raises:
-        UsageError: it exists, or there is no such built-in.
-        OutputError: it can't be written.
+        UsageError: `to` exists already or is no valid name, or there is no such built-in.
+        OutputError: `to` can't be written.
     """
     source = find(kind, name)
     name = to.resolve().name.removesuffix(".toml")
@@ -44,27 +44,27 @@ def copy(kind: str, name: str, to: Path) -> None:
             shutil.copytree(source, to, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copyfile(source, to)
-        described = to / "target.toml" if to.is_dir() else to
-        text = described.read_text(encoding="utf-8")
-        described.write_text(re.sub(r'^name = ".*"', f'name = "{name}"', text, count=1, flags=re.M), encoding="utf-8")
+        toml = to / "target.toml" if to.is_dir() else to
+        text = toml.read_text(encoding="utf-8")
+        toml.write_text(re.sub(r'^name = ".*"', f'name = "{name}"', text, count=1, flags=re.M), encoding="utf-8")
 
 
 def find(kind: str, name: str) -> Path:
-    """The target folder or pipeline file that `name` means: a built-in by its name, a user's own by its path.
+    """Return the target folder or pipeline file of `name`: a built-in by its name, a user's own by its path.
 
-    A name with a separator or a suffix is a path, since a target folder holds code: no file that happens to
-    lie in the working directory is ever taken for a built-in.
+    Only a name with a separator or a suffix is a path. A target folder holds code, so a file that happens to lie in the
+    working directory is never taken for a built-in.
 
     Raises:
-        UsageError: neither a built-in nor an existing path.
+        UsageError: `name` is neither a built-in nor an existing path.
     """
     singular = kind[:-1]
     if "/" in name or name.endswith(".toml") or name in (".", ".."):
         path = Path(name)
         if singular == "target" and path.name == "target.toml":
             path = path.parent
-        wanted = path / "target.toml" if singular == "target" else path
-        if not wanted.is_file():
+        toml = path / "target.toml" if singular == "target" else path
+        if not toml.is_file():
             raise UsageError(
                 f"There is no {singular} at {name}.", f"`acdc-export {kind} list` shows the built-in ones."
             )

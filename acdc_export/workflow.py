@@ -260,7 +260,7 @@ def _request(targets: Iterable[str | Target], precisions: tuple[str, ...], asked
         except RuntimeUnavailable as error:
             missing[target.name] = error.message
             continue
-        every = list(target.parity)
+        every = list(target.precisions)
         for precision in every if ALL in precisions or (survey and not precisions) else precisions or ("fp32",):
             if survey and precision not in every:
                 missing[target.at(precision)] = f"it offers {', '.join(every)}"
@@ -419,7 +419,7 @@ def check(
         "ask": ask,
         "progress": progress,
     }
-    loaded = checking.prepare(Path(new), target, **options)
+    loaded = checking.open_bundle(Path(new), target, **options)
     manifest = loaded.bundle.manifest
     source = baseline if baseline is not None else save
     chosen_gates, notes = checking.gates(
@@ -465,7 +465,7 @@ def _old(new: LoadedBundle, against: str | Path | None, target: str | None, opti
     if against is None:
         return new
     try:
-        return checking.prepare(Path(against), target, **options)
+        return checking.open_bundle(Path(against), target, **options)
     except RuntimeUnavailable as error:
         raise RuntimeUnavailable(
             f"The old bundle can't run here: {error.message}",
@@ -488,7 +488,7 @@ def _recipe(pipeline: Pipeline | None) -> Pipeline | None:
 
 
 def _check_precision(target: Target, precision: str) -> None:
-    known = list(target.parity)
+    known = list(target.precisions)
     if precision not in known:
         raise UsageError(
             f"The target {target.name} has no precision '{precision}'{nearest(precision, known)}.",

@@ -1,1 +1,1 @@
-"""What is fast, as ratios and differences side by side in one run. `python -m benchmarks` runs all of them."""
+"""Benchmarks: ratios and differences, measured side by side in one run. `python -m benchmarks` runs the short ones."""

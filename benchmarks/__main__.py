@@ -1,8 +1,9 @@
-"""Run the benchmarks: all of them, or those that are named; `trust`, `quality` and
-`families` are by themselves, since they take hours.
+"""Run the short benchmarks: all of them, or those that are named.
 
-python -m benchmarks                 all, with a table each; JSON to benchmarks/results/NAME.json
-python -m benchmarks startup        this one
+    python -m benchmarks                all, with a table each; JSON to benchmarks/results/NAME.json
+    python -m benchmarks startup        this one
+
+The others, such as `python -m benchmarks.trust`, run by themselves, since they take up to hours.
 """
 
 from __future__ import annotations
@@ -28,14 +29,14 @@ def main() -> None:
     RESULTS.mkdir(exist_ok=True)
     for name in names:
         print(f"\n{name}", flush=True)
-        found = BENCHMARKS[name]()
+        results = BENCHMARKS[name]()
         here = machine.describe()
         document = {
             "benchmark": name,
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
             "processor": here.processor,
             "cores": len(here.cpus),
-            **found,
+            **results,
         }
         (RESULTS / f"{name}.json").write_text(json.dumps(document, indent=2) + "\n")
 

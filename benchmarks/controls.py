@@ -1,11 +1,10 @@
-"""What the controls' own int8 makes of a network's logits, by how it is built: the last table of quantization.md.
+"""How the controls' own INT8 changes a network's logits, by how it is built: the last table of quantization.md.
 
     python -m benchmarks.controls runs/digits digits
 
-For both halves of a pair: the root mean square difference of the logits from float, and the accuracy, on the test
-split of a built-in data set; and the zeros of the integers, of the weights that became integers. Calibrated on 128
-samples of its training split. Each way is a copy of the target with another line in its engine.py, so what is measured
-is what is shipped.
+For both halves of a pair it prints the root mean square difference of the logits from FP32, the accuracy on the test
+split of a built-in data set, and how many of the INT8 weights are zero. Calibration takes 128 samples of the training
+split. Each way is a copy of the target with another line in its engine.py, so the benchmark measures what is shipped.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ WAYS: dict[str, dict[str, dict[str, str]]] = {
         "as it is": {},
         "NNCF's defaults": {
             "        advanced_parameters=advanced,\n": "",
-            "openvino.Core().read_model(model)": "openvino.convert_model(model)",  # it finds biases in this form only
+            "openvino.Core().read_model(model)": "openvino.convert_model(model)",  # it knows biases in this form only
         },
         "bias correction": {
             "disable_bias_correction=True": "disable_bias_correction=False",
@@ -51,9 +50,9 @@ WAYS: dict[str, dict[str, dict[str, str]]] = {
 
 @dataclass(frozen=True)
 class Samples:
-    """Of a built-in data set, in whole batches."""
+    """Samples of a built-in data set, in whole batches."""
 
-    name: str  # of the network's input
+    name: str  # the name of the network's input
     training: NDArray[Any]
     test: NDArray[Any]
     labels: NDArray[Any]
@@ -72,28 +71,28 @@ def main(pair: Pair, name: str) -> None:
 def _compare(
     source: Path, title: str, target: str, ways: dict[str, dict[str, str]], samples: Samples, folder: Path
 ) -> None:
-    model = folder / "float.onnx"
-    lowering.lower(source, model, passes=load_target(target).graph.passes, batch_size=BATCH)
-    wanted = _run(_seat(target, {}, folder / "float"), model, "fp32", samples)
-    print(f"{title}: {_right(wanted, samples):.2f} % right in float; root mean square difference, % right, zeros")
+    model = folder / "fp32.onnx"
+    lowering.transform(source, model, passes=load_target(target).graph.passes, batch_size=BATCH)
+    expected = _run(_install(target, {}, folder / "fp32"), model, "fp32", samples)
+    print(f"{title}: {_right(expected, samples):.2f} % right in FP32; root mean square difference, % right, zeros")
     for index, (way, changes) in enumerate(ways.items()):
-        installed = _seat(target, changes, folder / f"way{index}")
+        installed = _install(target, changes, folder / f"way{index}")
         built = installed.build(
             model,
             folder / f"int8-{index}",
             precision="int8",
-            batch_size=BATCH,
+            batch_sizes=[BATCH],
             cpus=_cores(),
             inputs={samples.name: samples.training},
         )
-        found = _run(installed, built.path, "int8", samples)
+        logits = _run(installed, built.path, "int8", samples)
         zeros, total = np.sum(list((built.zeros or {}).values()), axis=0)
-        off = np.sqrt(np.square(found - wanted).mean())
-        print(f"  {way:<20}{off:10.4f}{_right(found, samples):10.2f}{zeros:12,} of {total:,}", flush=True)
+        off = np.sqrt(np.square(logits - expected).mean())
+        print(f"  {way:<20}{off:10.4f}{_right(logits, samples):10.2f}{zeros:12,} of {total:,}", flush=True)
 
 
-def _seat(target: str, changes: dict[str, str], folder: Path) -> InstalledTarget:
-    """A copy of a built-in target with other text in its engine."""
+def _install(target: str, changes: dict[str, str], folder: Path) -> InstalledTarget:
+    """Install a copy of a built-in target with other text in its engine."""
     resources.copy("targets", target, folder)
     engine = folder / "engine.py"
     text = engine.read_text()

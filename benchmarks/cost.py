@@ -1,8 +1,8 @@
-"""What AC/DC adds to a training step, and what choosing the weights takes.
+"""How much AC/DC adds to a training step, and how long choosing the weights takes.
 
 Four loops over copies of the same network take one step each in turns, in an order that is drawn anew: the plain loop,
-AC/DC in a dense and in a sparse phase, and masking as the paper's own code does it: weights multiplied before the
-forward pass, gradients as they come, and weights again four times after the step.
+AC/DC in a dense and in a sparse phase, and masking as the paper's own code does it. That code multiplies weights before
+the forward pass, gradients as they come, and weights again four times after the step.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from acdc_export.training.topk import keep_largest
 from .networks import resnet50
 
 Step = Callable[[], None]
-PATTERN = Unstructured(0.9, "uniform")  # of a network that was not trained, some layers would lose all to others
-WARM = 2  # steps of each before anything counts
+PATTERN = Unstructured(0.9, "uniform")  # global: some layers of an untrained network would lose all weights
+WARM = 2  # steps of each loop before anything counts
 CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int]] = {
     "ResNet-20, 128 images of 32x32": (lambda: models.build("resnet_cifar", {}), (128, 3, 32, 32), 60),
     "ResNet-50, 8 images of 224x224": (resnet50, (8, 3, 224, 224), 30),
@@ -36,13 +36,13 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int]] = {
 
 
 def main() -> dict[str, Any]:
-    found = {name: _steps(name, *case) for name, case in CASES.items()}
-    with ProcessPoolExecutor(1, get_context("spawn")) as fresh:  # whose memory has had no other peak
-        return {"steps": found, "selection": fresh.submit(_selection).result()}
+    steps = {name: _steps(name, *case) for name, case in CASES.items()}
+    with ProcessPoolExecutor(1, get_context("spawn")) as fresh:  # a new process, whose memory has had no other peak
+        return {"steps": steps, "selection": fresh.submit(_selection).result()}
 
 
 def _steps(title: str, make: Callable[[], nn.Module], shape: tuple[int, ...], rounds: int) -> dict[str, Any]:
-    """Seconds of a step, and how many times the plain loop's they are: median and 95 % interval over rounds."""
+    """Return seconds of a step, and their ratio to the plain loop's: median and 95 % interval over rounds."""
     torch.manual_seed(0)
     model, x = make(), torch.randn(shape)
     y = torch.randint(0, 10, shape[:1])
@@ -76,7 +76,7 @@ def _steps(title: str, make: Callable[[], nn.Module], shape: tuple[int, ...], ro
 
 
 def _alone(model: nn.Module) -> float:
-    """Seconds, median of 20, of masking every gradient and setting every dropped weight to zero."""
+    """Return the seconds that masking every gradient and setting every dropped weight to zero takes, median of 20."""
     optimizer = torch.optim.SGD(model.parameters(), 0.01)
     acdc = ACDC(model, optimizer, schedule=Schedule.of([1, 1], "step"), pattern=PATTERN)
     steps = acdc.steps()
@@ -106,7 +106,7 @@ def _plain(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> Step:
 
 
 def _acdc(model: nn.Module, x: torch.Tensor, y: torch.Tensor, lengths: list[int]) -> Step:
-    """In the first phase of `lengths` where that is long, and otherwise in the second."""
+    """A loop with AC/DC. It is in the first phase of `lengths` if that is long, otherwise in the second."""
     optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9, weight_decay=1e-4)
     acdc = ACDC(model, optimizer, schedule=Schedule.of(lengths, "step"), pattern=PATTERN)
     steps = acdc.steps()
@@ -146,7 +146,7 @@ def _authors(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> Step:
 
 
 def _selection() -> dict[str, Any]:
-    """The global threshold of ResNet-50's weights, beside sorting them; and what memory it takes beside its masks."""
+    """Time the global selection of ResNet-50's weights beside `torch.kthvalue`, and measure its memory."""
     torch.manual_seed(0)
     weights = dict(Unstructured(0.9).select(resnet50()).weights)
     total = sum(weight.numel() for weight in weights.values())

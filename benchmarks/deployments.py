@@ -1,16 +1,15 @@
-"""Networks in every deployment, side by side in one run: what zeros and integers give, and what one would take instead.
+"""Networks in every deployment, side by side in one run: how much do sparsity and INT8 gain over dense alternatives?
 
     python -m benchmarks.deployments resnet50 mobilenet_v1    measured anew, and the tables
     python -m benchmarks.deployments bert_base                in an environment of requirements-frameworks.txt
     python -m benchmarks.deployments                          the tables of what is there
-    python -m benchmarks.deployments --export                 what exporting ResNet-50 in int8 takes
+    python -m benchmarks.deployments --export                 the seconds and memory of exporting ResNet-50 in INT8
 
-Weights are random, and pruned by magnitude: latency is the same as of trained ones. All variants take turns at batch 1:
-each pattern's sparse half in DeepSparse in float32 and int8, and the dense network there and in the controls, in each
-of their precisions. Speed is held against the dense network in ONNX Runtime in float32, and against the fastest dense
-one of all.
+Weights are random, and pruned by magnitude: latency is the same as with trained ones. All variants take turns at batch
+1: each pattern's sparse half in DeepSparse in FP32 and INT8, and the dense network there and in the controls, in each
+of their precisions. Speed is a ratio to the dense network in ONNX Runtime in FP32, and to the fastest dense variant.
 
-Pairs stay in runs/deployments; results/deployments.json gets a network when it is measured.
+Pairs stay in runs/deployments; results/deployments.json gets a network when its measurement ends.
 """
 
 from __future__ import annotations
@@ -30,8 +29,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from acdc_export import Blocks, Unstructured, evaluation, machine, models
+from acdc_export import Blocks, Unstructured, machine, models
 from acdc_export.errors import AcdcExportError
+from acdc_export.evaluation.static import examine
 from acdc_export.evidence import latency
 from acdc_export.evidence.latency import Plan
 from acdc_export.pair import Pair
@@ -67,7 +67,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], Callable[[], dict[str, torch.
     ),
     "bert_base": (families._bert, families._sentences, {"90 %": _uniform(0.9)}),
 }
-"""By name: what makes it, what it takes, and how it is pruned."""
+"""By name: a function that makes the network, one that makes its inputs, and its patterns."""
 
 
 def main() -> None:
@@ -79,27 +79,27 @@ def main() -> None:
         print_export()
         return
     for name in options.networks:
-        found = measure(name)
+        results = measure(name)
         RESULTS.parent.mkdir(exist_ok=True)
-        RESULTS.write_text(json.dumps({**_read(), name: found}, indent=2) + "\n")
-    for name, found in _read().items():
-        _print(name, found)
+        RESULTS.write_text(json.dumps({**_read(), name: results}, indent=2) + "\n")
+    for name, results in _read().items():
+        _print(name, results)
 
 
 def measure(name: str) -> dict[str, Any]:
-    """All variants of a network in turns."""
+    """Measure all variants of a network in turns."""
     progress, skipped = Terminal(), {}
     opens: dict[str, latency.Open] = {}
     with tempfile.TemporaryDirectory() as folder:
         for at, (title, pair) in enumerate(pairs(name).items()):
             where = Path(folder) / str(at)
             where.mkdir()
-            integers = variants.integers(pair, where)
-            wanted = [("sparse", one) for one in SPARSE] + [("dense", one) for one in (DENSE if at == 0 else ())]
-            for half, deployment in wanted:
+            int8 = variants.calibrated(pair, where)
+            halves = [("sparse", name) for name in SPARSE] + [("dense", name) for name in (DENSE if at == 0 else ())]
+            for half, deployment in halves:
                 variant = f"{title}, {deployment}" if half == "sparse" else f"dense, {deployment}"
                 try:
-                    opens[variant] = variants.lower(pair, half, deployment, integers, where)  # type: ignore[arg-type]
+                    opens[variant] = variants.lower(pair, half, deployment, int8, where)  # type: ignore[arg-type]
                     progress.say(f"{name}: {variant} is ready.")
                 except AcdcExportError as error:
                     skipped[variant] = error.message
@@ -110,10 +110,10 @@ def measure(name: str) -> dict[str, Any]:
             taken = latency.measure(
                 {**first, **opens}, inputs, batch_size=1, plan=PLAN, cpus=cpus, advance=lambda seconds: advance()
             )
-    found = taken.seen()
+    found = taken.latency()
     dense = [variant for variant in taken.variants if variant.startswith("dense, ")]
     fastest = min(dense, key=lambda variant: found.variants[variant].p50)
-    beside = taken.seen(
+    beside = taken.latency(
         {variant: variant for variant in (fastest, *(variant for variant in taken.variants if variant != fastest))}
     )
     return {
@@ -137,9 +137,9 @@ def _ends(ratio: Any) -> list[float]:
 
 
 def pairs(name: str) -> dict[str, Pair]:
-    """A pair for each pattern, of the same dense weights, made once."""
+    """Return a pair for each pattern, of the same dense weights. Pairs are made once and then reused."""
     make, take, patterns = NETWORKS[name]
-    found = {}
+    loaded = {}
     for title, pattern in patterns.items():
         path = PAIRS / f"{name}-{title.replace(' %', '').replace(' ', '-')}"
         if not path.exists():
@@ -147,33 +147,34 @@ def pairs(name: str) -> dict[str, Pair]:
             model = make()
             torch.manual_seed(1)
             families.pair_of(model, take(), path, pattern)
-        found[title] = Pair.load(path)
-    return found
+        loaded[title] = Pair.load(path)
+    return loaded
 
 
 # ---------------------------------------------------------------------------------------------------------- the export
 
 
 def print_export() -> None:
-    """What exporting a ResNet-50 in int8 takes: calibration, lowering, structure and parity of both halves."""
+    """Print the seconds and memory of exporting a ResNet-50 in INT8: calibration, lowering, structure, parity."""
     pair = next(iter(pairs("resnet50").values()))
     with tempfile.TemporaryDirectory() as folder, _peak() as peak:
         where = Path(folder)
-        for part in ("model", "evidence"):
-            (where / part).mkdir()
+        for name in ("model", "evidence"):
+            (where / name).mkdir()
         start = time.monotonic()
-        integers = variants.integers(pair, where)
+        int8 = variants.calibrated(pair, where)
         calibrated = time.monotonic() - start
-        evaluation.examine(variants.trial_of(pair, "cpu-int8", integers, where), 0.05)
+        examine(variants.evaluation_of(pair, "cpu-int8", int8, where), 0.05)
         seconds = time.monotonic() - start
     print(
-        f"{seconds:.0f} s, {calibrated:.0f} s of them calibration on {variants.CALIBRATED} images; {peak[0] / 1e9:.2f} GB"
+        f"{seconds:.0f} s, {calibrated:.0f} s of them calibration on {variants.CALIBRATED} images; "
+        f"{peak[0] / 1e9:.2f} GB"
     )
 
 
 @contextmanager
 def _peak() -> Iterator[list[int]]:
-    """The most memory that this process and those that it starts hold together, looked at twenty times a second."""
+    """Watch the most memory that this process and its children hold together, twenty times a second, in bytes."""
     peak, over = [0], threading.Event()
 
     def look() -> None:
@@ -188,7 +189,7 @@ def _peak() -> Iterator[list[int]]:
 
 
 def _held() -> int:
-    """Resident bytes of this process and all below it, what they share counted in each."""
+    """Return the resident bytes of this process and all below it. Shared pages count in each of them."""
     parents, resident = {}, {}
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
@@ -210,19 +211,19 @@ def _read() -> dict[str, Any]:
     return dict(json.loads(RESULTS.read_text())) if RESULTS.exists() else {}
 
 
-def _print(name: str, found: dict[str, Any]) -> None:
-    print(f"\n{name}, batch 1, {found['cores']} threads, {found['launches']} launches, {found['rounds']} rounds")
-    print(f"| | p50, ms | times as fast as {REFERENCE} | and as {found['fastest dense']} | peak memory |")
+def _print(name: str, results: dict[str, Any]) -> None:
+    print(f"\n{name}, batch 1, {results['cores']} threads, {results['launches']} launches, {results['rounds']} rounds")
+    print(f"| | p50, ms | times as fast as {REFERENCE} | and as {results['fastest dense']} | peak memory |")
     print("|---|---:|---:|---:|---:|")
-    for variant, p50 in sorted(found["p50"].items(), key=lambda item: -item[1]):
+    for variant, p50 in sorted(results["p50"].items(), key=lambda item: -item[1]):
         beside = [
-            "1" if variant not in found[key] else "{:.2f} [{:.2f}, {:.2f}]".format(*found[key][variant])
+            "1" if variant not in results[key] else "{:.2f} [{:.2f}, {:.2f}]".format(*results[key][variant])
             for key in ("faster than the reference", "faster than the fastest dense")
         ]
-        print(f"| {variant} | {p50:.1f} | {' | '.join(beside)} | {found['memory'][variant] / 1e6:.0f} MB |")
-    for variant, reason in found["skipped"].items():
+        print(f"| {variant} | {p50:.1f} | {' | '.join(beside)} | {results['memory'][variant] / 1e6:.0f} MB |")
+    for variant, reason in results["skipped"].items():
         print(f"{variant}: {reason}")
-    for note in found["notes"]:
+    for note in results["notes"]:
         print(note)
 
 

@@ -1,4 +1,4 @@
-"""The sparse half in DeepSparse against its twin there, and in ONNX Runtime: what a user would pick instead."""
+"""The sparse half in DeepSparse against its twin there, and in ONNX Runtime, which a user would pick instead."""
 
 from __future__ import annotations
 

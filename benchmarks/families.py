@@ -1,15 +1,15 @@
-"""Families of networks in DeepSparse: on its sparse path, faster than their twins, no slower than TorchScript's graph.
+"""Families of networks in DeepSparse: are they on its sparse path, faster than their twins and TorchScript's graph?
 
-    python -m benchmarks.families                   what is missing of all families, and the table
-    python -m benchmarks.families resnet50 vgg16    these, measured anew, and the table
+    python -m benchmarks.families                   all families that were not measured yet, and the table
+    python -m benchmarks.families resnet50 vgg16    measure these anew, and the table
 
-Weights are random, and nine of ten in each layer zero in the sparse half, by magnitude: latency is the same as of
-trained ones. Five variants alternate, at batch 1: the sparse half as `cpu` lowers it, its dense twin so lowered, both in
-integers, and the sparse half's weights in the graph that torch's older exporter writes, unlowered. The ratios are times
-of the other variants over the sparse half's. torchvision's networks need requirements-vision.txt and BERT
-requirements-frameworks.txt, which is to say two environments, with one command each.
+Weights are random. In the sparse half nine of ten in each layer are zero, by magnitude: latency is the same as with
+trained ones. Five variants alternate, at batch 1: both halves as `cpu` lowers them, both halves in INT8, and the sparse
+half's weights in the graph that torch's older exporter writes, unlowered. The ratios are times of the other variants
+over the sparse half's. torchvision's networks need requirements-vision.txt and BERT requirements-frameworks.txt: two
+environments, with one command each.
 
-Pairs stay in runs/families; results/families.json gets a family when it is measured.
+Pairs stay in runs/families; results/families.json gets a family when its measurement ends.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ HALVES: dict[str, tuple[Half, str]] = {
     "sparse int8": ("sparse", "cpu-int8"),
     "dense int8": ("dense", "cpu-int8"),
 }
-ARMS = (*HALVES, "torchscript")
+VARIANTS = (*HALVES, "torchscript")
 
 
 def main() -> None:
@@ -66,12 +66,12 @@ def main() -> None:
         if not importlib.util.find_spec(package):
             print(f"{name}: {package} is not installed here", flush=True)
             continue
-        found = measure(pair(name))
-        RESULTS.write_text(json.dumps({**_read(), name: found}, indent=2) + "\n")
-        _print(name, found)
+        results = measure(pair(name))
+        RESULTS.write_text(json.dumps({**_read(), name: results}, indent=2) + "\n")
+        _print(name, results)
     print()
-    for name, found in _read().items():
-        _print(name, found)
+    for name, results in _read().items():
+        _print(name, results)
 
 
 # ---------------------------------------------------------------------------------------------------- the networks
@@ -84,12 +84,12 @@ def _torchvision(name: str) -> nn.Module:
 
 
 def _vit_s() -> nn.Module:
-    """The small vision transformer, which torchvision has no name for."""
+    """Make the small vision transformer, which torchvision has no name for."""
     from torchvision.models import VisionTransformer
 
     shape = {"image_size": 224, "patch_size": 16, "num_layers": 12, "num_heads": 6}
     model = VisionTransformer(**shape, hidden_dim=384, mlp_dim=1536)
-    nn.init.normal_(model.heads.head.weight, std=0.02)  # it begins with a head of zeros, which no pair may have
+    nn.init.normal_(model.heads.head.weight, std=0.02)  # torchvision begins with zeros; no pair may have them
     return model  # type: ignore[no-any-return]
 
 
@@ -127,7 +127,7 @@ FAMILIES: dict[str, tuple[str, Callable[[], nn.Module], Callable[[], dict[str, t
     "vit_s_16": ("torchvision", _vit_s, _IMAGENET),
     "bert_base": ("transformers", _bert, _sentences),
 }
-"""By name: the package that it needs, what makes it and what it takes."""
+"""By name: the package that the network needs, a function that makes it and one that makes its inputs."""
 
 
 PATTERN = Unstructured(SPARSITY, "uniform")
@@ -136,10 +136,10 @@ PATTERN = Unstructured(SPARSITY, "uniform")
 def pair_of(
     model: nn.Module, inputs: dict[str, torch.Tensor], path: Path, pattern: Unstructured | Blocks = PATTERN
 ) -> Pair:
-    """The pair of a network pruned by magnitude, by default nine of ten weights of each layer, and the same without."""
+    """Make a pair: a network pruned by magnitude, by default nine of ten weights of each layer, and itself."""
     model.eval()
     for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):  # as training would leave them: no two channels alike
+        if isinstance(module, nn.BatchNorm2d):  # as after training: no two channels alike
             nn.init.normal_(module.running_mean, 0, 0.1)  # type: ignore[arg-type]
             nn.init.uniform_(module.running_var, 0.5, 1.5)  # type: ignore[arg-type]
     masks = pattern.masks(dict(pattern.select(model).weights))
@@ -162,7 +162,7 @@ def pair_of(
 
 
 def pair(name: str) -> Pair:
-    """The family's pair, with TorchScript's graph of its sparse half beside it, made once."""
+    """Return the family's pair, with TorchScript's graph of its sparse half beside it. Both are made once."""
     path = PAIRS / name
     script = path.with_name(f"{name}-torchscript.onnx")
     if path.exists() and script.exists():
@@ -191,8 +191,8 @@ def pair(name: str) -> Pair:
 # -------------------------------------------------------------------------------------------------- what is measured
 
 
-class _Told:
-    """An engine of which it is kept what it says of itself, and what it gives for the first of the pair's inputs."""
+class _Recorded:
+    """An engine that records what it says of itself, and its outputs for the first of the pair's inputs."""
 
     def __init__(self, engine: Any, inputs: dict[str, Any], said: dict[str, Any]) -> None:
         self._engine, self._inputs, self._said = engine, inputs, said
@@ -208,26 +208,26 @@ class _Told:
 
 
 def measure(pair: Pair) -> dict[str, Any]:
-    """What the engine takes of the pair, how far its outputs are from PyTorch's, and how its variants compare."""
+    """Measure the supported operators of the pair, how far outputs are from PyTorch's, and how its variants compare."""
     cpus = machine.describe().cpus
     inputs = {name: array[:1] for name, array in pair.reference.inputs.items()}
     with tempfile.TemporaryDirectory() as folder:
         where = Path(folder)
-        integers = variants.integers(pair, where, CALIBRATED)
-        opens = {variant: variants.lower(pair, *HALVES[variant], integers, where) for variant in HALVES}
-        floats = variants.trial_of(pair, "cpu", integers, where)
-        opens["torchscript"] = partial(floats.open, pair.path.with_name(f"{pair.path.name}-torchscript.onnx"), 1)
-        said: dict[str, dict[str, Any]] = {variant: {} for variant in ARMS}
-        found = latency.measure(
-            {variant: partial(_told, opens[variant], inputs, said[variant]) for variant in ARMS},
+        int8 = variants.calibrated(pair, where, CALIBRATED)
+        opens = {variant: variants.lower(pair, *HALVES[variant], int8, where) for variant in HALVES}
+        fp32 = variants.evaluation_of(pair, "cpu", int8, where)
+        opens["torchscript"] = partial(fp32.open, pair.path.with_name(f"{pair.path.name}-torchscript.onnx"), 1)
+        said: dict[str, dict[str, Any]] = {variant: {} for variant in VARIANTS}
+        compared = latency.measure(
+            {variant: partial(_recorded, opens[variant], inputs, said[variant]) for variant in VARIANTS},
             inputs,
             batch_size=1,
             plan=PLAN,
             cpus=cpus,
-        ).seen()
+        ).latency()
 
         def fraction(path: Path) -> float:
-            with closing(floats.open(path, 1)) as engine:
+            with closing(fp32.open(path, 1)) as engine:
                 return float(engine.info()["supported_ops"])
 
         missing = []
@@ -239,36 +239,37 @@ def measure(pair: Pair) -> dict[str, Any]:
         "processor": machine.describe().processor,
         "cores": len(cpus),
         "torch": torch.__version__,
-        "supported_ops": {variant: said[variant]["supported_ops"] for variant in ARMS},
+        "supported_ops": {variant: said[variant]["supported_ops"] for variant in VARIANTS},
         "unsupported": missing,
         "difference": {
             variant: _difference(said[variant]["logits"], logits["logits"][:1]) for variant, logits in expected.items()
         },
-        "p50": {variant: found.variants[variant].p50 for variant in ARMS},
-        "ratios": {variant: [ratio.value, ratio.low, ratio.high] for variant, ratio in found.ratios.items()},
-        "launches": found.launches,
-        "rounds": found.rounds,
-        "notes": latency.notes(found),
+        "p50": {variant: compared.variants[variant].p50 for variant in VARIANTS},
+        "ratios": {variant: [ratio.value, ratio.low, ratio.high] for variant, ratio in compared.ratios.items()},
+        "launches": compared.launches,
+        "rounds": compared.rounds,
+        "notes": latency.notes(compared),
     }
 
 
-def _told(open_it: latency.Open, inputs: dict[str, Any], said: dict[str, Any]) -> Any:
-    return _Told(open_it(), inputs, said)
+def _recorded(open_it: latency.Open, inputs: dict[str, Any], said: dict[str, Any]) -> Any:
+    return _Recorded(open_it(), inputs, said)
 
 
 def _difference(got: Any, expected: Any) -> float:
-    """As parity has it: abs(output - reference) over 1 + abs(reference), the largest."""
+    """Return the largest abs(output - reference) / (1 + abs(reference)), as parity defines it."""
     return float(np.max(np.abs(got - expected) / (1 + np.abs(expected))))
 
 
-def _print(name: str, found: dict[str, Any]) -> None:
-    own, integer, script = (found["supported_ops"][variant] for variant in ("sparse", "sparse int8", "torchscript"))
+def _print(name: str, results: dict[str, Any]) -> None:
+    fp32, int8, script = (results["supported_ops"][variant] for variant in ("sparse", "sparse int8", "torchscript"))
+    measured = results["ratios"]
     ratios = [
-        "{:.2f} [{:.2f}, {:.2f}]".format(*found["ratios"][variant]) if variant in found["ratios"] else "not measured"
-        for variant in ARMS[1:]
+        "{:.2f} [{:.2f}, {:.2f}]".format(*measured[variant]) if variant in measured else "not measured"
+        for variant in VARIANTS[1:]
     ]
-    workloads = [name, f"{own:.2f}", f"{integer:.2f}", f"{script:.2f}", f"{found['p50']['sparse']:.1f}", *ratios]
-    print(f"| {' | '.join(workloads)} | {' '.join(found['unsupported'])}", flush=True)
+    cells = [name, f"{fp32:.2f}", f"{int8:.2f}", f"{script:.2f}", f"{results['p50']['sparse']:.1f}", *ratios]
+    print(f"| {' | '.join(cells)} | {' '.join(results['unsupported'])}", flush=True)
 
 
 def _read() -> dict[str, Any]:

@@ -1,10 +1,10 @@
-"""What int8 makes of a network's logits, by how ranges are found and what else is done: the table of quantization.md.
+"""How INT8 changes a network's logits, by the kind of range and correction: the table of quantization.md.
 
     python -m benchmarks.integers runs/digits digits
 
-For both halves of a pair: the root mean square difference of the logits from float, and the accuracy, on the test
-split of a built-in data set. Calibrated on 512 samples of its training split; in exact arithmetic, so without any
-engine's own rounding.
+For both halves of a pair it prints the root mean square difference of the logits from FP32, and the accuracy, on the
+test split of a built-in data set. Calibration takes 512 samples of the training split. The dequantized reference
+computes the logits, so no engine's own rounding is in them.
 """
 
 from __future__ import annotations
@@ -29,7 +29,12 @@ from acdc_export.pair import HALVES, Pair
 
 SAMPLES, BATCH = 512, 64
 METHODS: tuple[Method, ...] = ("min-max", "percentile", "mse")
-DONE = {"neither": (False, False), "equalized": (True, False), "bias corrected": (False, True), "both": (True, True)}
+CORRECTIONS = {
+    "neither": (False, False),
+    "equalized": (True, False),
+    "bias corrected": (False, True),
+    "both": (True, True),
+}
 Arrays = Mapping[str, NDArray[Any]]
 
 
@@ -42,44 +47,44 @@ def main(pair: Pair, name: str) -> None:
     output = pair.record.outputs[0].name
     with tempfile.TemporaryDirectory() as scratch:
         for half in HALVES:
-            wanted = _run(pair.onnx(half), inputs, output)
-            print(f"{half}: {_right(wanted, labels):.2f} % right in float; root mean square difference, % right")
+            expected = _run(pair.onnx(half), inputs, output)
+            print(f"{half}: {_right(expected, labels):.2f} % right in FP32; root mean square difference, % right")
             for method in METHODS:
-                workloads = []
-                for equalized, corrected in DONE.values():
-                    path = _integers(pair.onnx(half), Path(scratch), training, method, equalized, corrected)
-                    found = _run(path, inputs, output)
-                    workloads.append(f"{np.sqrt(np.square(found - wanted).mean()):.4f} {_right(found, labels):6.2f}")
-                print(f"  {method:<12}" + "".join(f"{workload:>18}" for workload in workloads), flush=True)
+                cells = []
+                for equalized, corrected in CORRECTIONS.values():
+                    path = _dequantized(pair.onnx(half), Path(scratch), training, method, equalized, corrected)
+                    logits = _run(path, inputs, output)
+                    cells.append(f"{np.sqrt(np.square(logits - expected).mean()):.4f} {_right(logits, labels):6.2f}")
+                print(f"  {method:<12}" + "".join(f"{cell:>18}" for cell in cells), flush=True)
 
 
-def _integers(
+def _dequantized(
     source: Path, folder: Path, training: list[Any], method: Method, equalized: bool, corrected: bool
 ) -> Path:
-    prepared = folder / "prepared.onnx"
+    folded = folder / "folded.onnx"
     if equalized:
-        quantize.prepare(source, prepared)
+        quantize.fold(source, folded)
     else:
         model = lowering.load(source)
         fold_batchnorm.run(model, batch_size=1)
-        ir.save(model, prepared)
-    watched = quantize.instrument(prepared, folder / "instrumented.onnx")
+        ir.save(model, folded)
+    watched = quantize.instrument(folded, folder / "instrumented.onnx")
     session = onnxruntime.InferenceSession(folder / "instrumented.onnx")
     names = [value.name for value in session.get_outputs()]
-    found = quantize.calibrate(
+    calibration = quantize.calibrate(
         lambda inputs: dict(zip(names, session.run(names, inputs), strict=True)), training, watched, method
     )
     if not corrected:
-        found = replace(found, means={key: 0 * mean for key, mean in found.means.items()})
-    lowering.lower(
+        calibration = replace(calibration, means={key: 0 * mean for key, mean in calibration.means.items()})
+    lowering.transform(
         source,
-        folder / "integers.onnx",
+        folder / "int8.onnx",
         passes=("fold_batchnorm",),
         batch_size=BATCH,
-        quantization=lowering.Quantization(lowering.Calibrated(prepared, found), "convinteger"),
+        quantization=lowering.Quantization(lowering.Calibrated(folded, calibration), "convinteger"),
     )
-    quantize.dequantized.write(folder / "integers.onnx", folder / "exact.onnx")
-    return folder / "exact.onnx"
+    quantize.dequantized.write(folder / "int8.onnx", folder / "dequantized.onnx")
+    return folder / "dequantized.onnx"
 
 
 def _run(path: Path, inputs: list[Arrays], output: str) -> NDArray[Any]:

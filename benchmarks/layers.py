@@ -1,12 +1,12 @@
-"""Where the time of a network goes in DeepSparse, by the engine's own profile: the sparse half, and its dense twin.
+"""Where does the time of a network go in DeepSparse? The engine's own profile of the sparse half and its dense twin.
 
     python -m benchmarks.layers mobilenet_v2 efficientnet_b0
 
-Float32, batch 1. Nine of ten weights are zero in the sparse half. Both are profiled in turns, each in a new process,
-and what a layer took is the median over those. The engine tells its layers apart by name:
+FP32, batch 1. Nine of ten weights are zero in the sparse half. The halves are profiled in turns, each turn in a new
+process. A layer's time is the median over turns. The names of the engine's layers tell their kinds apart:
 
 - tiles: several layers, computed tile by tile (its name for them is pyramid);
-- sparse, dense: products with weights that have zeros, and with such that have none;
+- sparse, dense: convolutions and matrix products whose weights have zeros, or have none;
 - depthwise;
 - reordered: passes that only change the order of an activation;
 - the rest: pooling, and what another runtime inside it does.
@@ -27,7 +27,6 @@ from typing import Any
 
 import numpy as np
 
-from acdc_export.evaluation import lowering
 from acdc_export.pair import Half, Pair
 
 from . import families, variants
@@ -50,9 +49,9 @@ from deepsparse import Engine, model_debug_analysis
 model, cores = sys.argv[1], int(sys.argv[2])
 random = np.random.default_rng(0)
 given = [random.standard_normal(shape, dtype=np.float32) for shape in Engine(model, 1, cores).input_shapes]
-found = model_debug_analysis(model, given, batch_size=1, num_cores=cores, num_iterations=30, num_warmup_iterations=10)
+profile = model_debug_analysis(model, given, batch_size=1, num_cores=cores, num_iterations=30, num_warmup_iterations=10)
 print()
-print(json.dumps([[layer["name"], float(layer["average_run_time_in_ms"])] for layer in found["layer_info"]]))
+print(json.dumps([[layer["name"], float(layer["average_run_time_in_ms"])] for layer in profile["layer_info"]]))
 """
 
 
@@ -61,13 +60,11 @@ def main(names: list[str]) -> None:
     print(f"| network | half | {' | '.join([*KINDS, REST])} | all |\n|---|---|{'---:|' * (len(KINDS) + 2)}")
     for name in names:
         for half, layers in measure(families.pair(name)).items():
-            workloads = []
+            cells = []
             for kind in (*KINDS, REST):
-                found = [taken for layer, taken in layers if kind_of(layer) == kind]
-                workloads.append(f"{sum(found):.2f} ({len(found)})" if found else "")
-            print(
-                f"| {name} | {half} | {' | '.join(workloads)} | {sum(taken for _, taken in layers):.2f} |", flush=True
-            )
+                milliseconds = [taken for layer, taken in layers if kind_of(layer) == kind]
+                cells.append(f"{sum(milliseconds):.2f} ({len(milliseconds)})" if milliseconds else "")
+            print(f"| {name} | {half} | {' | '.join(cells)} | {sum(taken for _, taken in layers):.2f} |", flush=True)
 
 
 def kind_of(layer: str) -> str:
@@ -75,14 +72,14 @@ def kind_of(layer: str) -> str:
 
 
 def measure(pair: Pair) -> dict[Half, list[tuple[str, float]]]:
-    """By half, its layers in order, with the milliseconds that each takes."""
+    """Return the layers of each half in order, with the milliseconds of each."""
     deployment = variants.deployment("cpu")
     python, environment = deployment.installed.environment.python, {**os.environ, **deployment.target.runtime.variables}
     taken: dict[Half, list[Any]] = {half: [] for half in HALVES}
     with tempfile.TemporaryDirectory() as folder:
         where = Path(folder)
-        evaluation = variants.trial_of(pair, "cpu", None, where)
-        models = {half: lowering.lower(evaluation, half, where / half)[1].path for half in HALVES}
+        evaluation = variants.evaluation_of(pair, "cpu", None, where)
+        models = {half: evaluation.lower(half, where / half)[1].path for half in HALVES}
         for turn in range(TURNS):
             for half in HALVES[:: 1 if turn % 2 else -1]:
                 command = [str(python), "-c", PROFILE, str(models[half]), str(len(evaluation.machine.cpus))]

@@ -1,4 +1,4 @@
-"""The pair that the benchmarks measure: the one of the pipeline `digits`, trained once and then reused."""
+"""The pair that the benchmarks measure: that of the pipeline `digits`, trained once and then reused."""
 
 from __future__ import annotations
 

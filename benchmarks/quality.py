@@ -1,16 +1,16 @@
-"""What accuracy AC/DC leaves, beside what one would do instead: glyphs, at 90 and 98 % unstructured and 90 % block-4.
+"""How accurate are the halves of AC/DC, beside other methods? Glyphs, at 90 and 98 % unstructured and 90 % block-4.
 
     python -m benchmarks.quality --minutes 60 --seeds 0 1 2      go on with the runs, for about an hour
     python -m benchmarks.quality                                 the tables of what is there
 
-    dense                the network trained densely, and nothing else
+    dense                the network trained densely, and never pruned
     AC/DC sparse, twin   both halves of one run
     gradual              magnitude pruning by Zhu and Gupta's cubic schedule (2017), from the third epoch to the 7th
     one-shot             trained densely for 7 epochs, pruned once, and fine-tuned for 9
 
-All take 16 epochs with the same optimizer, batches and rates. Then all but AC/DC once more for as many epochs as make
-their training FLOPs, as the paper counts them, those of AC/DC's sparse half. Every run takes one core, and adds a line
-to quality.jsonl; so they can be interrupted, and several seeds can run side by side.
+All take 16 epochs with the same optimizer, batches and rates. All but AC/DC then run once more, for as many epochs as
+cost the training FLOPs of AC/DC's sparse half, as the paper counts them. Every run takes one core, and adds a line to
+quality.jsonl. So the benchmark can be interrupted, and several seeds can run side by side.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ from acdc_export.training.enforcement import Enforcement
 RUNS = Path(__file__).parent / "quality.jsonl"
 PIPELINES = ("glyphs-90", "glyphs-98", "glyphs-block4")
 OTHERS = ("gradual", "one-shot")
-RAMP = (2 / 16, 7 / 16)  # of a gradual run, in which its sparsity rises
-DENSE = 7 / 16  # of a one-shot run, before it is pruned
+RAMP = (2 / 16, 7 / 16)  # the share of a gradual run in which its sparsity rises: from, to
+DENSE = 7 / 16  # the share of a one-shot run before it is pruned
 
 
 def main() -> None:
@@ -52,10 +52,10 @@ def main() -> None:
                 break
             if (method, pipeline, seed) not in {(run["method"], run["pipeline"], run["seed"]) for run in read()}:
                 start = time.monotonic()
-                found = run(method, pipeline, seed)
-                found |= {"method": method, "pipeline": pipeline, "seed": seed, "seconds": time.monotonic() - start}
+                line = run(method, pipeline, seed)
+                line |= {"method": method, "pipeline": pipeline, "seed": seed, "seconds": time.monotonic() - start}
                 with RUNS.open("a") as file:
-                    file.write(json.dumps(found) + "\n")
+                    file.write(json.dumps(line) + "\n")
     print_table()
 
 
@@ -65,7 +65,7 @@ def _methods() -> list[tuple[str, str]]:
 
 
 def run(method: str, name: str, seed: int) -> dict[str, Any]:
-    """Train by a method; the accuracies on the test split, 0 to 1, the epochs, and the training FLOPs a sample."""
+    """Train by a method. Returns test accuracies, 0 to 1, the epochs, and the training FLOPs of a sample."""
     pipeline = config.load_pipeline(name)
     epochs = loop.schedule_of(pipeline.schedule).length
     if method.endswith("equal FLOPs"):
@@ -74,10 +74,10 @@ def run(method: str, name: str, seed: int) -> dict[str, Any]:
     torch.manual_seed(seed)
     training = _Run(pipeline, epochs)
     with Terminal().task(f"{method}, {name}, seed {seed}", epochs) as advance:
-        found = {"dense": training.dense, "acdc": training.acdc, "gradual": training.gradual}.get(
+        line = {"dense": training.dense, "acdc": training.acdc, "gradual": training.gradual}.get(
             method, training.one_shot
         )(advance)
-    return {**found, "epochs": epochs}
+    return {**line, "epochs": epochs}
 
 
 class _Run:
@@ -136,23 +136,23 @@ class _Run:
             self.epoch(advance)
         acdc.detach()
         cost = flops.cost(self.flops, acdc.phases)
-        found = {"flops": cost.training_sparse, "twin flops": cost.training_dense}
+        line = {"flops": cost.training_sparse, "twin flops": cost.training_dense}
         for half in halves:
             self.model.load_state_dict(acdc._states[half])
-            found["sparse" if half == "sparse" else "twin"] = accuracy(self.model)
-        return found
+            line["sparse" if half == "sparse" else "twin"] = accuracy(self.model)
+        return line
 
 
-def _cubic(done: float, final: float) -> float:
-    """Zhu and Gupta's sparsity when this share of a run is done."""
+def _cubic(progress: float, final: float) -> float:
+    """Return Zhu and Gupta's sparsity after a share of a run, 0 to 1."""
     start, end = RAMP
-    if done < start:
+    if progress < start:
         return 0.0
-    return final * (1 - max(0.0, 1 - (done - start) / (end - start)) ** 3)
+    return final * (1 - max(0.0, 1 - (progress - start) / (end - start)) ** 3)
 
 
 def _equal(method: str, name: str) -> int:
-    """How many epochs cost what AC/DC's sparse half does, by the FLOPs of the run of 16."""
+    """Return how many epochs cost as much as AC/DC's sparse half, by the FLOPs of the run of 16."""
     runs = {(run["method"], run["pipeline"]): run for run in read()}
     ours, theirs = runs["acdc", name], runs[method, PIPELINES[0] if method == "dense" else name]
     return max(3, round(float(theirs["epochs"] * ours["flops"] / theirs["flops"])))
@@ -160,7 +160,7 @@ def _equal(method: str, name: str) -> int:
 
 @torch.no_grad()
 def accuracy(model: nn.Module) -> float:
-    """The share of the test split's labels that the network gives."""
+    """Return the share of the test split's labels that the network predicts, 0 to 1."""
     model.eval()
     right = count = 0
     for x, y in data.load("glyphs:test").batches(500):
@@ -175,7 +175,7 @@ def read() -> list[dict[str, Any]]:
 
 
 def print_table() -> None:
-    """Mean and standard deviation over seeds, by pipeline and method."""
+    """Print mean and standard deviation over seeds, by pipeline and method."""
     runs = read()
     print(f"{'test accuracy, %':<40}{'mean':>8}{'spread':>8}{'seeds':>7}{'epochs':>8}{'FLOPs':>10}")
     methods = _methods()
@@ -183,7 +183,7 @@ def print_table() -> None:
         print(pipeline)
         for method, trained in methods:
             chosen = [run for run in runs if (run["method"], run["pipeline"]) == (method, trained)]
-            if trained == pipeline or method == "dense":  # which is the same for all
+            if trained == pipeline or method == "dense":  # the dense run is the same for all pipelines
                 for half in ("sparse", "twin", "dense"):
                     _print_row(method, half, [run for run in chosen if half in run])
 

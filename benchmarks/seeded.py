@@ -1,9 +1,9 @@
-"""A target whose engine is slower by a known share: what a check has to find.
+"""A target whose engine is slower by a known share, which a check has to detect.
 
     python -m benchmarks.seeded FOLDER 5        a copy of the target `cpu` in FOLDER/cpu, 5 % slower
 
-The slowdown is seeded inside the function that is timed: after each run it spins for that share of the time the run
-took. So the true ratio is known, whatever the machine does meanwhile; for runs of about a millisecond only roughly,
+The slowdown is seeded inside the function that is timed: after each run it spins for that share of the run's time. So
+the true ratio is known, whatever the machine does meanwhile. For runs of about a millisecond it is known only roughly,
 since the threads of an engine may fall asleep while it spins.
 """
 
@@ -31,8 +31,8 @@ class _Slowed:
         self._model = model
         self.info, self.run = model.info, model.run
 
-    def prepare(self, inputs):
-        once, clock = self._model.prepare(inputs), _time.perf_counter
+    def bind(self, inputs):
+        once, clock = self._model.bind(inputs), _time.perf_counter
 
         def slowed():
             start = clock()
@@ -47,7 +47,7 @@ class _Slowed:
 
 
 def slowed(folder: Path, percent: float, name: str = "cpu") -> str:
-    """Copy a built-in target into `folder`/`name`, with an engine that is `percent` slower; returns its path."""
+    """Copy a built-in target into `folder`/`name`, with an engine that is `percent` % slower. Returns its path."""
     to = folder / name
     if not to.exists():
         folder.mkdir(parents=True, exist_ok=True)

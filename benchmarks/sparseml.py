@@ -2,9 +2,9 @@
 
     python -m benchmarks.sparseml    (makes its environment in build/sparseml first, which takes minutes)
 
-SparseML is what DeepSparse's makers exported with, until both were ended in 2025: a PyTorch module goes through torch's
-older exporter and through passes of its own. ResNet-50 with nine of ten weights zero, random, at batch 1; both variants
-take turns.
+DeepSparse's makers exported with SparseML, until both were ended in 2025. It puts a PyTorch module through torch's
+older exporter and through passes of its own. The network is ResNet-50 with random weights, nine of ten of them zero, at
+batch 1. Both variants take turns.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ PLAN = Plan(budget=3600.0, most=10, launch=4.0)
 EXPORT = """
 import functools, sys
 import torch
-torch.onnx.export = functools.partial(torch.onnx.export, dynamo=False)  # the only exporter that there was then
+torch.onnx.export = functools.partial(torch.onnx.export, dynamo=False)  # the only exporter at that time
 from safetensors.torch import load_file
 from sparseml.pytorch.utils import ModuleExporter
 from benchmarks.networks import resnet50
@@ -47,7 +47,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         where = Path(folder)
         theirs = export(pair, where / "theirs")
-        evaluation = variants.trial_of(pair, "cpu", None, where)
+        evaluation = variants.evaluation_of(pair, "cpu", None, where)
         opens: dict[str, latency.Open] = {
             "ours": variants.lower(pair, "sparse", "cpu", None, where),
             "theirs": partial(evaluation.open, theirs, 1),
@@ -59,16 +59,17 @@ def main() -> None:
         inputs = {name: pair.reference.inputs[name][:1]}
         cpus = machine.describe().cpus
         with Terminal().task("in turns", PLAN.most) as advance:
-            found = latency.measure(
+            compared = latency.measure(
                 opens, inputs, batch_size=1, plan=PLAN, cpus=cpus, advance=lambda seconds: advance()
-            ).seen()
-    ratio, p50 = found.ratios["theirs"], {variant: one.p50 for variant, one in found.variants.items()}
-    print(f"ours {p50['ours']:.1f} ms, theirs {p50['theirs']:.1f} ms; {found.launches} launches, {found.rounds} rounds")
+            ).latency()
+    ratio, p50 = compared.ratios["theirs"], {name: variant.p50 for name, variant in compared.variants.items()}
+    counts = f"{compared.launches} launches, {compared.rounds} rounds"
+    print(f"ours {p50['ours']:.1f} ms, theirs {p50['theirs']:.1f} ms; {counts}")
     print(f"theirs takes {ratio.value:.3f} [{ratio.low:.3f}, {ratio.high:.3f}] times as long as ours")
 
 
 def export(pair: Pair, folder: Path) -> Path:
-    """The sparse half, through SparseML."""
+    """Export the sparse half by SparseML. Returns the path of the ONNX file."""
     python = ENVIRONMENT / "bin" / "python"
     if not python.exists():
         subprocess.run([sys.executable, "-m", "venv", ENVIRONMENT], check=True)

@@ -1,4 +1,4 @@
-"""How long the command takes to answer, beyond what Python itself takes: whole processes, in alternation."""
+"""How long does the command take to answer, beyond Python's own start? Whole processes, in alternation."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ COMMANDS = {
 
 
 def main() -> dict[str, Any]:
-    """Seconds, median and quartiles of each command, and of its difference to `python -c pass` in the same round."""
+    """Measure the seconds of each command, and its difference to `python -c pass` in the same round.
+
+    Seconds are medians; the difference has quartiles too.
+    """
     taken: dict[str, list[float]] = {name: [] for name in COMMANDS}
     for _ in range(ROUNDS + 1):
         for name, arguments in COMMANDS.items():

@@ -1,10 +1,11 @@
-"""Which layers of a thin network pay for being pruned, in DeepSparse: those of MobileNet and EfficientNet.
+"""Which layers of a thin network are worth pruning, in DeepSparse? Those of MobileNet and EfficientNet.
 
     python -m benchmarks.thin mobilenet_v1 mobilenet_v2 efficientnet_b0
 
-Nine of ten weights are zero in each layer that is pruned, at batch 1, all variants in turns: all layers; all but depthwise
-convolutions; and all but these and what has fewer than 16, 60 and 150 thousand weights. How many times as fast as the
-dense network each is, in the same precision. torchvision's networks need requirements-vision.txt.
+Nine of ten weights are zero in each layer that is pruned. All variants take turns at batch 1. They prune all layers;
+all but depthwise convolutions; or all but these and layers with fewer than 16, 60 and 150 thousand weights. The table
+says how many times as fast as the dense network each is, in the same precision. torchvision's networks need
+requirements-vision.txt.
 """
 
 from __future__ import annotations
@@ -28,19 +29,19 @@ DENSE = {"nothing": families.PATTERN} | {
     title: Unstructured(families.SPARSITY, "uniform", exclude_types=["depthwise"], exclude_below=below)
     for title, below in BELOW.items()
 }
-"""What stays dense: by its title, the pattern of the rest."""
+"""By the title of the layers that stay dense, the pattern of the rest."""
 
 
 def main(names: list[str]) -> None:
     print(f"| network | precision | dense, p50 | {' | '.join(DENSE)} |")
     print(f"|---|---|---:|{'---:|' * len(DENSE)}")
     for name in names:
-        for precision, workloads in measure(name).items():
-            print(f"| {name} | {precision} | {' | '.join(workloads)} |", flush=True)
+        for precision, cells in measure(name).items():
+            print(f"| {name} | {precision} | {' | '.join(cells)} |", flush=True)
 
 
 def measure(name: str) -> dict[str, list[str]]:
-    """By precision: the dense network's median, and how many times as fast each of the sparse ones is."""
+    """Return, by precision, the dense network's median and how many times as fast each sparse network is."""
     opens: dict[str, latency.Open] = {}
     with tempfile.TemporaryDirectory() as folder:
         for at, (title, pattern) in enumerate(DENSE.items()):
@@ -49,24 +50,24 @@ def measure(name: str) -> dict[str, list[str]]:
             _, make, take = families.FAMILIES[name]
             torch.manual_seed(0)
             pair = families.pair_of(make(), take(), where / "pair", pattern)
-            integers = variants.integers(pair, where, families.CALIBRATED)
+            int8 = variants.calibrated(pair, where, families.CALIBRATED)
             for deployment in ("cpu", "cpu-int8"):
                 if not at:
-                    opens[f"dense {deployment}"] = variants.lower(pair, "dense", deployment, integers, where)
-                opens[f"{title} {deployment}"] = variants.lower(pair, "sparse", deployment, integers, where)
+                    opens[f"dense {deployment}"] = variants.lower(pair, "dense", deployment, int8, where)
+                opens[f"{title} {deployment}"] = variants.lower(pair, "sparse", deployment, int8, where)
         inputs = {key: array[:1] for key, array in pair.reference.inputs.items()}
         cpus = machine.describe().cpus
         with Terminal().task(name, PLAN.most) as advance:
             taken = latency.measure(
                 opens, inputs, batch_size=1, plan=PLAN, cpus=cpus, advance=lambda seconds: advance()
             )
-    found = {}
-    for precision, deployment in (("float32", "cpu"), ("int8", "cpu-int8")):
-        seen = taken.seen({f"{variant} {deployment}": variant for variant in ("dense", *DENSE)})
+    rows = {}
+    for precision, deployment in (("FP32", "cpu"), ("INT8", "cpu-int8")):
+        seen = taken.latency({f"{variant} {deployment}": variant for variant in ("dense", *DENSE)})
         ratios = [seen.ratios[title].inverse() for title in DENSE]
         shown = [f"{ratio.value:.2f} [{ratio.low:.2f}, {ratio.high:.2f}]" for ratio in ratios]
-        found[precision] = [f"{seen.variants['dense'].p50:.1f} ms", *shown]
-    return found
+        rows[precision] = [f"{seen.variants['dense'].p50:.1f} ms", *shown]
+    return rows
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""One sample after another, or many at once; on one core, or on all: the sparse half in int8 against what is dense.
+"""Single samples or many at once, on one core or on all: the sparse half in INT8 against dense variants.
 
-    python -m benchmarks.throughput resnet50    measured anew, and the table; or digits
+    python -m benchmarks.throughput resnet50    measure it anew, and the table; or digits
     python -m benchmarks.throughput             the tables of what is there
 
-Each is one export in int8, as `acdc-export --batch-size 1 --batch-size 8 --batch-size 32 --threads 1 --threads 2` makes
-it, with the controls that a bundle has. ResNet-50's weights are random, nine of ten of them zero, as they are in
-benchmarks.deployments; digits is the pair of the pipeline.
+Each network is one export in INT8, with the controls that a bundle has, as by `acdc-export --batch-size 1 --batch-size
+8 --batch-size 32 --threads 1 --threads 2`. ResNet-50's weights are random, nine of ten of them zero, as in
+benchmarks.deployments. digits is the pair of the pipeline.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ PAIRS: dict[str, tuple[Callable[[], Pair], float]] = {
     "digits": (pairs.digits, 60.0),
     "resnet50": (lambda: deployments.pairs("resnet50")["90 %"], 300.0),
 }
-"""By name: the pair, and the budget in seconds, of which the first combination takes all and each other one half."""
+"""By name: the pair, and the budget in seconds. The first combination takes all of it, each other one half."""
 
 
 def main() -> None:
@@ -40,12 +40,12 @@ def main() -> None:
         make, budget = PAIRS[name]
         RESULTS.parent.mkdir(exist_ok=True)
         RESULTS.write_text(json.dumps({**_read(), name: measure(make(), budget)}, indent=2) + "\n")
-    for name, found in _read().items():
-        _print(name, found)
+    for name, results in _read().items():
+        _print(name, results)
 
 
 def measure(pair: Pair, budget: float) -> dict[str, Any]:
-    """What the report has on latency, memory and loading, in every combination of batch size and threads."""
+    """Return what the report says on latency, memory and loading, for every batch size and number of threads."""
     with tempfile.TemporaryDirectory() as out:
         report = export(
             pair,
@@ -66,15 +66,15 @@ def measure(pair: Pair, budget: float) -> dict[str, Any]:
     }
 
 
-def _print(name: str, found: dict[str, Any]) -> None:
-    print(f"\n{name}: seconds to load, by batch size: {found['loading']}")
+def _print(name: str, results: dict[str, Any]) -> None:
+    print(f"\n{name}: seconds to load, by batch size: {results['loading']}")
     print("| batch | threads | variant | p50, ms | p90 | p99 | samples/s | peak MB | times the sparse |")
     print("|---:|---:|---|---:|---:|---:|---:|---:|---:|")
-    for facts in sorted(found["latency"], key=lambda facts: (facts["batch_size"], facts["threads"])):
+    for facts in sorted(results["latency"], key=lambda facts: (facts["batch_size"], facts["threads"])):
         for variant, of in facts["variants"].items():
             ratio = facts["ratios"].get(variant)
-            ends = [float(ratio[key]) for key in ("value", "low", "high")] if ratio else []  # infinite ones are text
-            workloads = [
+            ends = [float(ratio[key]) for key in ("value", "low", "high")] if ratio else []  # infinite ends are text
+            cells = [
                 *(f"{facts[key]}" for key in ("batch_size", "threads")),
                 variant,
                 *("" if of[key] is None else f"{of[key]:.2f}" for key in ("p50", "p90", "p99")),
@@ -82,7 +82,7 @@ def _print(name: str, found: dict[str, Any]) -> None:
                 f"{of['memory'] / 1e6:.0f}",
                 "{:.2f} [{:.2f}, {:.2f}]".format(*ends) if ends else "",
             ]
-            print(f"| {' | '.join(workloads)} |")
+            print(f"| {' | '.join(cells)} |")
 
 
 def _read() -> dict[str, Any]:

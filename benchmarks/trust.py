@@ -1,16 +1,15 @@
-"""How far a verdict can be trusted: the same bundle against itself, and against slowdowns of a known size.
+"""How far can a verdict be trusted? The same bundle against itself, and against slowdowns of a known size.
 
     python -m benchmarks.trust --minutes 60                  go on with the trials, for about an hour
     python -m benchmarks.trust --minutes 60 --neighbour      the same beside a process that loads one core in bursts
     python -m benchmarks.trust --minutes 60 --batch-size 512    on a faster machine, so that a run takes 5 to 10 ms
-    python -m benchmarks.trust                               the tables of what is there
+    python -m benchmarks.trust                               the tables of the trials so far
 
 The gates in use elsewhere are computed from the same trials, for which pytest-benchmark must be installed.
 
-Every trial is a check as a user runs it, and adds a line to trust.jsonl; so the trials can be interrupted, and go on
-at another time. Those of another machine are told apart by its class, as a baseline tells them. They are drawn in turn,
-so that all kinds see the same hours. Bounds are exact (Clopper and Pearson 1934), one-sided where a share is asked for
-at least or at most, each at 95 %.
+Every trial is a check as a user runs it, and adds a line to trust.jsonl. So the trials can be interrupted, and go on at
+another time. The class of the machine tells trials of different machines apart, as in a baseline. All kinds of trials
+take turns, so that they see the same hours. Bounds are exact (Clopper and Pearson 1934), one-sided, each at 95 %.
 """
 
 from __future__ import annotations
@@ -42,9 +41,9 @@ from .seeded import slowed
 TRIALS = Path(__file__).parent / "trust.jsonl"
 BUNDLES = Path(__file__).parent / "results" / "trust"
 BATCH = 128  # the sparse half takes 5 to 10 ms on a processor with AVX2
-KINDS = {"self": (200, 20.0), "slow5": (100, 60.0), "slow3": (100, 60.0)}  # trials wanted, budget of each in seconds
+KINDS = {"self": (200, 20.0), "slow5": (100, 60.0), "slow3": (100, 60.0)}  # number of trials, budget of each in seconds
 BESIDE = {**KINDS, "long": (100, 60.0)}  # beside a neighbour also self-tests of the budget that it takes there
-SPREAD = 10  # checks of the bundle's own ratio wanted, without a neighbour
+SPREAD = 10  # how many checks of the bundle's own ratio, without a neighbour
 SPREAD_EVERY = 190.0  # seconds between two of them: ten take half an hour
 SPREAD_BUDGET = 60.0
 
@@ -64,19 +63,21 @@ def main() -> None:
 
 
 def go_on(seconds: float, neighbour: bool, batch_size: int) -> None:
-    """Add trials until the time is over or all are there."""
+    """Add trials until the time is over or all trials are made."""
     bundle = the_bundle(batch_size)
     here: str | None = None  # the class of this machine: its engine tells it with the first trial, a self-test
     end, spread_at = time.monotonic() + seconds, 0.0
     with tempfile.TemporaryDirectory() as folder:
         slow = {f"slow{percent}": slowed(Path(folder) / f"slow{percent}", percent) for percent in (3, 5)}
         while time.monotonic() < end:
-            done = [each["kind"] for each in read() if (each["machine"], each["neighbour"]) == (here, neighbour)]
+            kinds_so_far = [
+                trial["kind"] for trial in read() if (trial["machine"], trial["neighbour"]) == (here, neighbour)
+            ]
             kinds = BESIDE if neighbour else KINDS
-            shares = {kind: done.count(kind) / number for kind, (number, _) in kinds.items()}
+            shares = {kind: kinds_so_far.count(kind) / number for kind, (number, _) in kinds.items()}
             kind = min(shares, key=lambda name: shares[name])
-            wanted = here and not neighbour and done.count("spread") < SPREAD
-            if wanted and time.monotonic() - spread_at > SPREAD_EVERY:
+            spread_is_due = here and not neighbour and kinds_so_far.count("spread") < SPREAD
+            if spread_is_due and time.monotonic() - spread_at > SPREAD_EVERY:
                 kind, spread_at = "spread", time.monotonic()
             elif shares[kind] >= 1:
                 break
@@ -90,7 +91,7 @@ def go_on(seconds: float, neighbour: bool, batch_size: int) -> None:
 
 
 def the_bundle(batch_size: int) -> Bundle:
-    """The pair of the pipeline `digits` at a batch size, exported once and then reused."""
+    """Return the bundle of the pipeline `digits` at a batch size, exported once and then reused."""
     path = BUNDLES / str(batch_size) / "digits-cpu"
     if not (path / "manifest.json").is_file():
         pair = pairs.digits()
@@ -102,37 +103,37 @@ def the_bundle(batch_size: int) -> Bundle:
 
 
 def trial(bundle: Bundle, kind: str, slow: dict[str, str], folder: Path) -> dict[str, Any]:
-    """One check, and what has to be kept of it."""
+    """Run one check. Returns the line that is kept of it."""
     how: dict[str, Any] = {"self_test": True}
     if kind in slow:
         how = {"against": bundle.path, "target": slow[kind], "against_target": "cpu", "twins": False}
     elif kind == "spread":
         how = {"save": folder / "spread.json"}
     budget = BESIDE[kind][1] if kind in BESIDE else SPREAD_BUDGET
-    found = workflow.check(bundle.path, **how, budget=budget, out=folder / "checks")
+    check = workflow.check(bundle.path, **how, budget=budget, out=folder / "checks")
     with np.load(folder / "checks" / bundle.path.name / "samples.npz") as archive:
         raw = {name: archive[name] for name in archive.files}
-    if found.latency.failure:
-        raise SystemExit(f"A trial was not measured: {found.latency.failure}")
-    measured = found.measured["speedup" if kind == "spread" else "latency.p50.ratio"]
+    if check.latency.failure:
+        raise SystemExit(f"A trial was not measured: {check.latency.failure}")
+    measured = check.measured["speedup" if kind == "spread" else "latency.p50.ratio"]
     means = {
         variant: float(np.concatenate([times for name, times in raw.items() if name.startswith(f"{variant}.")]).mean())
         / 1e6
-        for variant in found.latency.variants
+        for variant in check.latency.variants
     }
-    steady = found.latency.steadiness
+    steady = check.latency.steadiness
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": str(machine_class(found.machine, found.new)),
-        "batch size": found.batch_size,
-        "verdict": found.verdict,
+        "machine": str(machine_class(check.machine, check.new)),
+        "batch size": check.batch_size,
+        "verdict": check.verdict,
         "value": measured.value if measured else None,
         "low": measured.low if measured else None,
         "high": measured.high if measured else None,
-        "seconds": found.latency.seconds,
-        "launches": found.latency.launches,
-        "looks": found.latency.looks,
-        "p50": {name: round(variant.p50, 4) for name, variant in found.latency.variants.items()},
+        "seconds": check.latency.seconds,
+        "launches": check.latency.launches,
+        "looks": check.latency.looks,
+        "p50": {name: round(variant.p50, 4) for name, variant in check.latency.variants.items()},
         "mean": {name: round(mean, 4) for name, mean in means.items()},
         "drift": round(steady.drift, 3),
         "steal": steady.steal and round(steady.steal, 4),
@@ -143,7 +144,7 @@ def trial(bundle: Bundle, kind: str, slow: dict[str, str], folder: Path) -> dict
 
 @contextmanager
 def noise() -> Iterator[None]:
-    """A process on one core that works and rests in turns, a third of a second each on average."""
+    """Run a process on one core that works and rests in turns, a third of a second each on average."""
     process = multiprocessing.get_context("spawn").Process(target=_bursts, daemon=True)
     process.start()
     try:
@@ -161,7 +162,7 @@ def nothing() -> Iterator[None]:
 def _bursts() -> None:
     os.sched_setaffinity(0, {machine.physical_cpus()[-1]})
     draw, parent = random.Random(), os.getppid()
-    while os.getppid() == parent:  # who was killed can't end this
+    while os.getppid() == parent:  # ends with its parent, even one that was killed
         until = time.perf_counter() + draw.expovariate(3)
         while time.perf_counter() < until:
             pass
@@ -178,42 +179,42 @@ def print_tables(trials: list[dict[str, Any]]) -> None:
     print(f"\n{trials[0]['machine']}, {'with' if trials[0]['neighbour'] else 'without'} a noisy neighbour")
     kinds = {kind: [trial for trial in trials if trial["kind"] == kind] for kind in (*BESIDE, "spread")}
     for kind in ("self", "long"):
-        if not (found := kinds[kind]):
+        if not (chosen := kinds[kind]):
             continue
-        verdicts = [trial["verdict"] for trial in found]
-        covered = sum(trial["low"] <= 1 <= trial["high"] for trial in found)
-        halves = [(trial["high"] - trial["low"]) / 2 for trial in found]
-        print(f"  self-tests, {len(found)} of up to {BESIDE[kind][1]:g} s")
-        row("pass", verdicts.count("pass"), len(found), "at least")
-        row("fail", verdicts.count("fail"), len(found), "at most")
-        row("interval holds 1.0", covered, len(found), "at least")
+        verdicts = [trial["verdict"] for trial in chosen]
+        covered = sum(trial["low"] <= 1 <= trial["high"] for trial in chosen)
+        halves = [(trial["high"] - trial["low"]) / 2 for trial in chosen]
+        print(f"  self-tests, {len(chosen)} of up to {BESIDE[kind][1]:g} s")
+        row("pass", verdicts.count("pass"), len(chosen), "at least")
+        row("fail", verdicts.count("fail"), len(chosen), "at most")
+        row("interval holds 1.0", covered, len(chosen), "at least")
         print(f"    median half-width {100 * float(np.median(halves)):.2f} %")
-        print(f"    median launches {np.median([trial['launches'] for trial in found]):g}")
+        print(f"    median launches {np.median([trial['launches'] for trial in chosen]):g}")
     for kind, percent in (("slow5", 5), ("slow3", 3)):
-        if found := kinds[kind]:
-            verdicts = [trial["verdict"] for trial in found]
-            print(f"  seeded slowdown of {percent} %, {len(found)} of up to {KINDS[kind][1]:g} s")
-            row("found", verdicts.count("fail"), len(found), "at least")
-            row("inconclusive", verdicts.count("inconclusive"), len(found), "at most")
-            seconds = [trial["seconds"] for trial in found]
+        if chosen := kinds[kind]:
+            verdicts = [trial["verdict"] for trial in chosen]
+            print(f"  seeded slowdown of {percent} %, {len(chosen)} of up to {KINDS[kind][1]:g} s")
+            row("found", verdicts.count("fail"), len(chosen), "at least")
+            row("inconclusive", verdicts.count("inconclusive"), len(chosen), "at most")
+            seconds = [trial["seconds"] for trial in chosen]
             print(f"    median {np.median(seconds):.0f} s of measuring")
-            if ratios := [trial["value"] for trial in found if trial["value"]]:
+            if ratios := [trial["value"] for trial in chosen if trial["value"]]:
                 print(f"    the ratio from check to check: median absolute deviation {deviation(ratios):.2f} %")
     usual(kinds)
-    if len(found := kinds["spread"]) >= 10:
-        speedups = [trial["value"] for trial in found]
-        p50 = np.array([trial["p50"]["sparse"] for trial in found])
-        windows = [speedups[at : at + 10] for at in range(len(found) - 9)]
+    if len(chosen := kinds["spread"]) >= 10:
+        speedups = [trial["value"] for trial in chosen]
+        p50 = np.array([trial["p50"]["sparse"] for trial in chosen])
+        windows = [speedups[at : at + 10] for at in range(len(chosen) - 9)]
         spreads = [deviation(window) for window in windows]
-        print(f"  the bundle's own speed-up, {len(found)} checks, any ten in a row (half an hour):")
+        print(f"  the bundle's own speed-up, {len(chosen)} checks, any ten in a row (half an hour):")
         print(f"    median absolute deviation {np.median(spreads):.2f} %, at most {max(spreads):.2f} %")
         print(f"    milliseconds meanwhile from {p50.min():.2f} to {p50.max():.2f}")
 
 
 def usual(kinds: dict[str, list[dict[str, Any]]]) -> None:
-    """What gates on stored milliseconds would have said of the same trials.
+    """Print what gates on stored milliseconds would have said of the same trials.
 
-    What is stored is of a trial, too, of the old model: each in its turn.
+    The stored value is the old model's in a self-test: each self-test in turn.
     """
     stored = [(trial["p50"]["old"], trial["mean"]["old"]) for trial in kinds["self"]]
     if not stored:
@@ -247,13 +248,13 @@ def usual(kinds: dict[str, list[dict[str, Any]]]) -> None:
 
 
 def deviation(ratios: ArrayLike) -> float:
-    """Median absolute deviation, in percent of the median."""
+    """Return the median absolute deviation, in percent of the median."""
     logs = np.log(ratios)
     return 100 * float(np.median(np.abs(logs - np.median(logs))))
 
 
 def row(what: str, count: int, of: int, side: str) -> None:
-    """A share and its exact one-sided bound at 95 %."""
+    """Print a share and its exact one-sided bound at 95 %."""
     from scipy.stats import binomtest
 
     alternative = "greater" if side == "at least" else "less"

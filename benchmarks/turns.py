@@ -1,6 +1,6 @@
-"""How long a turn should be: the same model as both variants, so that the launches' ratios should all be 1.
+"""How long should a turn be? The same model is both variants, so the launches' ratios should all be 1.
 
-Turn lengths take turns themselves, launch by launch; what is told is how far the launches of each spread.
+Turn lengths take turns themselves, launch by launch. The table says how far the launches of each length spread.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from acdc_export import machine
-from acdc_export.checking import prepare
+from acdc_export.checking import open_bundle
 from acdc_export.evidence import latency
 from acdc_export.evidence.latency import Plan
 from acdc_export.progress import SILENT
@@ -23,7 +23,7 @@ LAUNCHES = 20
 
 def main() -> dict[str, Any]:
     bundle, cpus = trust.the_bundle(trust.BATCH).path, machine.describe().cpus
-    loaded = prepare(bundle, None, cpus, SILENT, accept_licenses=frozenset(), ask=None)
+    loaded = open_bundle(bundle, None, cpus, SILENT, accept_licenses=frozenset(), ask=None)
     variants = {"a": loaded.open, "b": loaded.open}
     logs: dict[float, list[float]] = {turn: [] for turn in TURNS}
     p50 = []
@@ -31,7 +31,7 @@ def main() -> dict[str, Any]:
         for turn in TURNS:
             plan = Plan(most=1, block=turn)
             taken = latency.measure(variants, loaded.inputs(), batch_size=trust.BATCH, plan=plan, cpus=cpus)
-            found = taken.seen()
+            found = taken.latency()
             logs[turn].append(float(np.log(found.ratios["b"].value)))
             p50.append(found.variants["a"].p50)
     print(f"a run takes {np.median(p50):.1f} ms; {LAUNCHES} launches of each, a second of alternation")

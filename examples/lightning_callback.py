@@ -2,14 +2,20 @@
 
 python examples/lightning_callback.py runs/lightning
 
-Lightning's epochs are AC/DC's, those of the twin included: `max_epochs` is `schedule.total`, and an LR scheduler is
-made for `schedule.length`, since it is taken back for the twin. `current_epoch` and `global_step` are not: loggers show
+Lightning's epochs are AC/DC's, those of the twin included: set `max_epochs` to `schedule.total`. Make an LR scheduler
+for `schedule.length`, since AC/DC resets it for the twin. `current_epoch` and `global_step` are not reset: loggers show
 the twin's epochs behind the sparse half's.
 
-A run that was killed goes on from the callback's own `checkpoint`, by the same script, to the same bits. What doesn't
-work: Lightning's checkpoints (`ckpt_path`), which know nothing of phases and masks; what ends a run early
-(EarlyStopping, `max_steps`, `max_time`), for there is no pair then; weights that another callback averages or swaps;
-several optimizers. In "16-mixed" precision the GradScaler is not taken back. Several processes were not tried.
+A run that was killed goes on from the callback's own `checkpoint`, by the same script, to the same bits.
+
+These do not work:
+
+- Lightning's checkpoints (`ckpt_path`), which know nothing of phases and masks;
+- anything that ends a run early (EarlyStopping, `max_steps`, `max_time`), since there is no pair then;
+- weights that another callback averages or swaps;
+- several optimizers.
+
+In "16-mixed" precision the GradScaler is not reset. Several processes were not tried.
 """
 
 import sys
@@ -30,10 +36,11 @@ class ACDCCallback(Callback):
     """Trains a LightningModule with AC/DC, and saves the pair: `pair` when `fit` is over.
 
     Args:
-        schedule, pattern: when the network is sparse, and which weights then live.
+        schedule: when the network is sparse.
+        pattern: which weights are kept while it is sparse.
         out: the folder that the pair is written to.
-        example_inputs: what the LightningModule is called with; its `forward` has to return the logits.
-        checkpoint: a file that keeps the state of the run; where it is there already, the run goes on from it.
+        example_inputs: arguments of the LightningModule, whose `forward` has to return the logits.
+        checkpoint: a file for the state of the run. If it exists, the run goes on from it.
     """
 
     def __init__(self, schedule, pattern, out, example_inputs, checkpoint=None):
@@ -53,8 +60,8 @@ class ACDCCallback(Callback):
         self.epoch = None
 
     def on_train_epoch_start(self, trainer, module):
-        # By now Lightning has stepped the LR schedulers of the epoch before, and not yet shuffled the data of this one:
-        # the twin's are in the order that the sparse half's were.
+        # By now Lightning has stepped the LR schedulers of the last epoch, and not yet shuffled the data of this one.
+        # So the twin sees its data in the same order as the sparse half.
         begun, self.epoch = self.epoch is not None, next(self.epochs)
         if self.acdc.resumed and not begun:
             trainer.fit_loop.epoch_progress.increment_by(self.acdc.done)
@@ -63,7 +70,7 @@ class ACDCCallback(Callback):
         self.acdc.record(**trainer.callback_metrics)
 
     def on_train_end(self, trainer, module):
-        next(self.epochs, None)  # the end of the last epoch, at which the twin is kept
+        next(self.epochs, None)  # ends the last epoch, so that the twin is stored
         if trainer.is_global_zero:
             self.pair = self.acdc.save_pair(self.out, self.example_inputs)
 

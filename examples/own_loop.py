@@ -1,4 +1,4 @@
-"""A pair from a training loop of one's own: AC/DC attached to a model and an optimizer.
+"""A pair from your own training loop: AC/DC attached to a model and an optimizer.
 
 python examples/own_loop.py runs/mine
 """
@@ -33,7 +33,7 @@ def main(out: str) -> Pair:
     lr_scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=schedule.length)
 
     acdc = ACDC(model, optimizer, lr_scheduler, schedule=schedule, pattern=Unstructured(0.9, exclude=("0",)))
-    for epoch in acdc.epochs():  # both halves: first the sparse one, and then its dense twin
+    for epoch in acdc.epochs():  # of both halves: first the sparse one, then its dense twin
         model.train()
         for inputs, targets in loader:
             optimizer.zero_grad()

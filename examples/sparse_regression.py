@@ -1,18 +1,18 @@
-"""What alternating is good for, where the answer is known: linear regression with a planted sparse solution.
+"""When does alternating help? Linear regression with a planted sparse solution, so that the answer is known.
 
 python examples/sparse_regression.py runs/sparse-regression.svg
 
 y = X w* + noise, and 10 of w*'s 200 entries are not zero. Neighbouring columns of X correlate, which makes the problem
-ill-conditioned: steps have to be small, and the largest weights on the way are not those of w*. Everybody gets the same
-number of steps of gradient descent, of the same size, and ends with 10 weights:
+ill-conditioned: steps have to be small, and the largest weights on the way are not those of w*. Every method gets the
+same number of steps of gradient descent, of the same size, and ends with 10 weights:
 
 - AC/DC: dense and sparse phases in turns.
 - Iterative hard thresholding: all but the 10 largest weights are set to zero after every step.
 - Dense training, and pruning at the end.
 - Dense training, pruning once, and training the 10 that are left: AC/DC with a single dense and a single sparse phase.
 
-Printed are the share of w*'s entries that are found, and the distance to w* relative to its length; mean and standard
-deviation over the seeds.
+The table shows the share of w*'s entries that a method finds, and the distance to w* relative to its length: mean and
+standard deviation over the seeds.
 """
 
 import sys
@@ -38,7 +38,7 @@ class Problem:
     x: torch.Tensor
     y: torch.Tensor
     planted: torch.Tensor
-    rate: float  # the longest step that is sure to go downhill: 1 / the largest curvature
+    rate: float  # of steps: the largest that surely goes downhill, 1 / the largest curvature
 
     @classmethod
     def make(cls, seed: int, samples: int, correlation: float) -> "Problem":
@@ -67,17 +67,17 @@ class Problem:
     def distance(self, model: nn.Linear) -> float:
         return float((model.weight[0].detach() - self.planted).norm() / self.planted.norm())
 
-    def found(self, model: nn.Linear) -> float:
+    def recovered(self, model: nn.Linear) -> float:
         return int(((model.weight[0] != 0) & (self.planted != 0)).sum()) / NONZEROS
 
 
-# Each method trains a model, and yields it after every step.
+# Each method trains a model and yields it after every step.
 
 
 def acdc(problem: Problem, schedule: Schedule = ALTERNATING):
     model, optimizer = problem.model()
     steps = ACDC(model, optimizer, schedule=schedule, pattern=PATTERN).steps()
-    for _ in islice(steps, schedule.length):  # not the twin's own ones
+    for _ in islice(steps, schedule.length):  # without the twin's own steps
         problem.step(model, optimizer)
         yield model
 
@@ -124,9 +124,9 @@ PROBLEMS = {  # samples, and how much neighbours correlate
 
 @dataclass
 class Runs:
-    """A method on a problem: a value for each seed, and for the distance one for each step."""
+    """The results of a method on a problem, by seed; distances by seed and step."""
 
-    found: list[float]
+    recovered: list[float]
     distances: list[list[float]]
 
     @property
@@ -143,15 +143,15 @@ def measure(samples: int, correlation: float, seeds: int) -> dict[str, Runs]:
             for model in method(problem):
                 curve.append(problem.distance(model))
             runs[name].distances.append(curve)
-            runs[name].found.append(problem.found(model))
+            runs[name].recovered.append(problem.recovered(model))
     return runs
 
 
 def table(runs: dict[str, Runs]) -> str:
     rows = [f"{'':32}{'found':>14}{'distance':>18}"]
     for name, run in runs.items():
-        found, distance = ([mean(values), stdev(values)] for values in (run.found, run.distance))
-        rows.append(f"{name:32}{found[0]:8.0%} ± {found[1]:3.0%}{distance[0]:10.3f} ± {distance[1]:.3f}")
+        recovered, distance = ([mean(values), stdev(values)] for values in (run.recovered, run.distance))
+        rows.append(f"{name:32}{recovered[0]:8.0%} ± {recovered[1]:3.0%}{distance[0]:10.3f} ± {distance[1]:.3f}")
     return "\n".join(rows)
 
 

@@ -2,17 +2,22 @@
 
 python examples/transformers_callback.py runs/transformers
 
-The Trainer thinks in steps, and so does the schedule: `max_steps` is `schedule.total`, the twin's steps included. Give
-the Trainer an LR scheduler made for `schedule.length`, as below: its own would be made for `max_steps`, and is taken
-back for the twin before it has come to its end. The network is evaluated at the end of each phase.
+The Trainer counts in steps, and so does the schedule: set `max_steps` to `schedule.total`, the twin's steps included.
+Give the Trainer an LR scheduler made for `schedule.length`, as below. Its own would be made for `max_steps`, and AC/DC
+would reset it for the twin before its end. The network is evaluated at the end of each phase.
 
 Embeddings stay dense; linear layers and convolutions are pruned. The exported graph takes any number of rows, of the
 length that `example_inputs` have.
 
-What doesn't work: the Trainer's checkpoints (`resume_from_checkpoint`), which know nothing of phases and masks;
-`load_best_model_at_end`; what ends a run early (EarlyStoppingCallback), for there is no pair then; FSDP and DeepSpeed.
+These do not work:
+
+- the Trainer's checkpoints (`resume_from_checkpoint`), which know nothing of phases and masks;
+- `load_best_model_at_end`;
+- anything that ends a run early (EarlyStoppingCallback), since there is no pair then;
+- FSDP and DeepSpeed.
+
 The twin is trained on the batches that come next, and not once more on those of the sparse half's last phase. With
-`fp16` the GradScaler is not taken back. Several processes were not tried.
+`fp16` the GradScaler is not reset. Several processes were not tried.
 """
 
 import sys
@@ -35,7 +40,7 @@ from acdc_export import ACDC, Pair, Schedule, Unstructured
 
 
 class Logits(nn.Module):
-    """A classifier of Transformers as runtimes want it: tensors in, logits out."""
+    """A classifier of Transformers in the form that runtimes take: tensors in, logits out."""
 
     def __init__(self, model):
         super().__init__()
@@ -49,11 +54,11 @@ class ACDCCallback(TrainerCallback):
     """Trains a Trainer's model with AC/DC, and saves the pair: `pair` when `train` is over.
 
     Args:
-        schedule: in steps; when the network is sparse.
-        pattern: which weights then live; names of layers begin with "model.", where `export` has the network.
+        schedule: when the network is sparse, in steps.
+        pattern: which weights are kept while it is sparse. Layer names begin with "model.", as in `export`'s module.
         out: the folder that the pair is written to.
-        example_inputs: by name, what the exported module is called with.
-        export: makes the module to export from the Trainer's model, whose weights it shares.
+        example_inputs: arguments of the exported module, by name.
+        export: makes the module to export from the Trainer's model, and shares its weights.
     """
 
     def __init__(self, schedule, pattern, out, example_inputs, export=Logits):
@@ -67,7 +72,7 @@ class ACDCCallback(TrainerCallback):
             raise ValueError(f"The schedule takes {total} steps: give TrainingArguments(max_steps={total}).")
         if state.global_step or args.load_best_model_at_end:
             raise ValueError("A run of AC/DC begins at its first step, and ends with the weights of its last one.")
-        optimizer = getattr(optimizer, "optimizer", optimizer)  # what Accelerate has wrapped
+        optimizer = getattr(optimizer, "optimizer", optimizer)  # inside Accelerate's wrapper
         self.acdc = ACDC(self.export(model), optimizer, lr_scheduler, schedule=self.schedule, pattern=self.pattern)
         self.steps = self.acdc.steps()
 
@@ -78,11 +83,11 @@ class ACDCCallback(TrainerCallback):
         control.should_evaluate |= self.step.index + 1 == self.schedule.at(self.step.index).end
 
     def on_evaluate(self, args, state, control, metrics, **kwargs):
-        if self.step:  # and not an evaluation before the first one
+        if self.step:  # no evaluation before the first step
             self.acdc.record(**{name: metrics[name] for name in metrics if name.endswith(("_loss", "_accuracy"))})
 
     def on_train_end(self, args, state, control, **kwargs):
-        next(self.steps, None)  # the end of the last step, at which the twin is kept
+        next(self.steps, None)  # ends the last step, so that the twin is stored
         if state.is_world_process_zero:
             names, values = zip(*self.example_inputs.items(), strict=True)
             self.pair = self.acdc.save_pair(self.out, values, input_names=names)

@@ -19,7 +19,7 @@ import sys
 import time
 from pathlib import Path
 
-PROTOCOL = 4
+PROTOCOL = 5
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 CPUCLOCK_OF_THREAD = 6  # linux/posix-timers.h: CPUCLOCK_PERTHREAD_MASK | CPUCLOCK_SCHED
 READINGS = 4000  # of the clock at a time, for `timer`: under a millisecond
@@ -79,7 +79,7 @@ class Served:
         self.model = None
 
     def answer(self, call, arguments):
-        if call not in ("hello", "load", "build", "info", "run", "time", "timer", "memory", "close"):
+        if call not in ("hello", "load", "build", "info", "run", "time", "profile", "timer", "memory", "close"):
             raise ValueError(f"unknown call {call!r}")
         return getattr(self, call)(**arguments)
 
@@ -95,12 +95,13 @@ class Served:
         gc.freeze()
         gc.enable()
 
-    def build(self, model, stem, precision, batch_size, threads, cpus, inputs):
+    def build(self, model, stem, precision, batch_sizes, threads, cpus, inputs):
         settle(threads, cpus)
         engine = import_engine(self.folder)
         if not hasattr(engine, "build"):
             raise NotImplementedError("it has no `build`")
-        path = engine.build(model, stem, precision, Batches(inputs, batch_size))
+        batches = Batches(inputs, batch_sizes[0]) if inputs else None
+        path = engine.build(model, stem, precision, batch_sizes, batches)
         return {"path": path, "weights": engine.weights(path) if hasattr(engine, "weights") else None}
 
     def info(self):
@@ -118,21 +119,22 @@ class Served:
 
     def time(self, inputs, repeats):
         arrays = read(inputs)
-        once = self.model.prepare(arrays)
-        clock = time.perf_counter_ns
-        nanoseconds = [0] * repeats
+        once = self.model.bind(arrays)
+        take = getattr(self.model, "time", by_processor_clock)  # a device has a clock of its own
         gc.collect()
         gc.disable()
         try:
-            preempted, had = preemptions(), processor()
-            for index in range(repeats):
-                start = clock()
-                once()
-                nanoseconds[index] = clock() - start
-            had = processor() - had
+            preempted, before = preemptions(), processor()
+            nanoseconds = take(once, repeats)
+            spent = processor() - before
         finally:
             gc.enable()
-        return {"nanoseconds": nanoseconds, "processor": had, "preempted": preemptions() - preempted}
+        return {"nanoseconds": nanoseconds, "processor": spent, "preempted": preemptions() - preempted}
+
+    def profile(self, inputs, repeats):
+        if not hasattr(self.model, "profile"):
+            return None
+        return self.model.profile(read(inputs), repeats)
 
     def timer(self):
         clock = time.perf_counter_ns
@@ -150,6 +152,17 @@ class Served:
 
     def close(self):
         return None
+
+
+def by_processor_clock(once, repeats):
+    """Nanoseconds of each of so many calls of `once`."""
+    clock = time.perf_counter_ns
+    nanoseconds = [0] * repeats
+    for index in range(repeats):
+        start = clock()
+        once()
+        nanoseconds[index] = clock() - start
+    return nanoseconds
 
 
 class Batches:

@@ -88,23 +88,75 @@ def test_a_target_of_ones_own(tmp_path: Path) -> None:
     mine = tmp_path / "mybox"
     resources.copy("targets", "cpu", mine)
     text = (mine / "target.toml").read_text()
-    text = text.replace("global_average_pool", "global_avg_pool").replace('"static_batch",', "")
+    text = (
+        text.replace("global_average_pool", "global_avg_pool")
+        .replace('"static_batch",', "")
+        .replace('batch = "each"', "")
+    )
     (mine / "target.toml").write_text(text.replace(">=3.8,", "3.8,"))
     text = (mine / "target.toml").read_text()
     text = text.replace('["onnxruntime", ', '["onnxrutime", ').replace('pipeline = "digits"', 'pipeline = "digist"')
-    (mine / "target.toml").write_text(text.replace("fp32 = 1e-3", "int4 = 1e-1").replace('int8 = "convinteger"', ""))
+    (mine / "target.toml").write_text(
+        text.replace("[precisions.fp32]", "[precisions.'a b']").replace('"convinteger"', '"convintegr"')
+    )
     (mine / "engine.py").unlink()
     with pytest.raises(ConfigError) as caught:
         config.load_target(str(mine))
     problems = "\n".join(caught.value.problems)
     assert "unknown pass 'global_avg_pool' (did you mean 'global_average_pool'?)" in problems
-    assert "graph.parts: without the pass 'static_batch'" in problems
+    assert "graph.micro_batches: they need batch = 'each'" in problems
     assert "runtime.python" in problems
     assert "engine.py is missing" in problems
     assert "unknown target 'onnxrutime' (did you mean 'onnxruntime'?)" in problems
     assert "unknown pipeline 'digist' (did you mean 'digits'?)" in problems
-    assert "graphs can't be lowered to 'int4', only to fp32, default, int8" in problems
-    assert "parity.int8: the form of its integers is missing, graph.int8" in problems
+    assert "precisions.a b: 'a b' can't be a part of a folder's name" in problems
+    assert "precisions.int8.scheme: unknown scheme 'convintegr' (did you mean 'convinteger'?)" in problems
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "problem"),
+    [
+        (
+            "[precisions.fp32]",
+            "[parity]\nfp32 = 1e-3\n\n[precisions.fp32]",
+            "parity: is now a table for each precision",
+        ),
+        ('batch = "each"', "parts = [1, 16]\nbatch = 'each'", "graph.parts: is now graph.micro_batches"),
+        ('batch = "each"', 'int8 = "qdq"\nbatch = "each"', "graph.int8: is now scheme"),
+        ('batch = "each"', "", "graph.batch: the pass 'static_batch' writes a batch size into each file"),
+        ('scheme = "convinteger"', "samples = true", "precisions.int8.samples: only `build` calibrates on them"),
+        (
+            "gated_batch_size = 16\n",
+            'gated_batch_size = 16\ncontrol_precision = "fp23"\n',
+            "no precision 'fp23' (did you",
+        ),
+        (
+            "[precisions.int8]\n",
+            '[precisions.int8]\npasses = ["folds"]\n',
+            "precisions.int8.passes: unknown pass 'folds'",
+        ),
+    ],
+)
+def test_what_a_target_says_of_graphs_and_precisions(tmp_path: Path, old: str, new: str, problem: str) -> None:
+    mine = tmp_path / "mybox"
+    resources.copy("targets", "cpu", mine)
+    text = (mine / "target.toml").read_text()
+    assert old in text
+    (mine / "target.toml").write_text(text.replace(old, new, 1))
+    with pytest.raises(ConfigError) as caught:
+        config.load_target(str(mine))
+    assert problem in "\n".join(caught.value.problems)
+
+
+def test_a_target_in_the_hosts_interpreter_needs_no_requirements(tmp_path: Path) -> None:
+    mine = tmp_path / "mybox"
+    resources.copy("targets", "onnxruntime", mine)
+    text = (mine / "target.toml").read_text()
+    (mine / "requirements.txt").unlink()
+    with pytest.raises(ConfigError, match=r"requirements\.txt is missing"):
+        config.load_target(str(mine))
+    (mine / "target.toml").write_text(text.replace('python = ">=3.10,<3.15"', 'python = "host"'))
+    assert config.load_target(str(mine)).runtime.python == config.HOST
 
 
 def test_a_name_is_a_built_in_and_a_path_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -275,7 +275,7 @@ def test_sparse_regression_on_two_seeds(tmp_path: Path, capsys: pytest.CaptureFi
     runs = found["measure"](100, 0.7, 2)
     assert {len(curve) for run in runs.values() for curve in run.distances} == {200}
     assert max(runs["AC/DC"].distance) < min(runs["iterative hard thresholding"].distance)
-    assert min(runs["AC/DC"].found) >= 0.9
+    assert min(runs["AC/DC"].recovered) >= 0.9
     if find_spec("matplotlib"):
         found["draw"]({"one": runs, "two": runs}, str(tmp_path / "new" / "picture.svg"))
         assert "<svg" in (tmp_path / "new" / "picture.svg").read_text()

@@ -1,4 +1,4 @@
-"""Folders that are whole or not there, whatever happens on the way."""
+"""Folders are complete or absent, whatever happens on the way."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_an_empty_folder_is_taken(tmp_path: Path) -> None:
     assert (path / MARKER).read_text() == "new"
 
 
-def test_a_full_disk_is_said(tmp_path: Path) -> None:
+def test_a_full_disk_is_an_error_with_a_remedy(tmp_path: Path) -> None:
     path = tmp_path / "out"
     make(path, "old")
     with pytest.raises(OutputError, match="No space left") as caught, files.new_folder(path, MARKER):
@@ -105,26 +105,26 @@ def test_what_a_killed_run_left_is_swept(tmp_path: Path) -> None:
 
 
 def test_the_folder_of_a_running_process_is_not_swept(tmp_path: Path) -> None:
-    other = tmp_path / f".out.tmp-{os.getppid()}"
-    other.mkdir()
+    foreign = tmp_path / f".out.tmp-{os.getppid()}"
+    foreign.mkdir()
     make(tmp_path / "out", "new")
-    assert other.is_dir()
+    assert foreign.is_dir()
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "problem"),
     [
         (lambda path: path.unlink(), "is missing"),
         (lambda path: path.write_text("x"), "has 1 bytes instead of 3"),
         (lambda path: path.write_text("xyz"), "was altered"),
     ],
 )
-def test_damage_is_found(tmp_path: Path, change: object, said: str) -> None:
+def test_damage_is_found(tmp_path: Path, change: object, problem: str) -> None:
     (tmp_path / "file").write_text("abc")
     recorded = files.fingerprints(tmp_path)
     assert files.damage(tmp_path, recorded) == []
     change(tmp_path / "file")  # type: ignore[operator]
-    assert said in files.damage(tmp_path, recorded)[0]
+    assert problem in files.damage(tmp_path, recorded)[0]
 
 
 def test_a_path_out_of_the_folder_is_damage(tmp_path: Path) -> None:

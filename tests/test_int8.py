@@ -91,7 +91,7 @@ def test_a_gate_that_integers_miss_names_the_layers_that_cost_most(
         gates=["accuracy.sparse >= 99.9"], keep_fp32=["head.weight"], budget=2,
     ).report  # fmt: skip
     assert report.exit_code == 1
-    (note,) = (note for note in report.notes if "cost most" in note)
+    (note,) = (note for note in report.notes if "costs most" in note)
     assert "conv1.weight" in note
     assert "conv2.weight" in note
     assert "head.weight" not in note
@@ -103,7 +103,7 @@ def test_a_gate_that_integers_miss_names_the_layers_that_cost_most(
     [
         ({"calibrate": None}, "int8 needs samples"),
         ({"keep_fp32": ["conv3.weight"]}, r"there is no such layer \(did you mean 'conv2.weight'\?\)"),
-        ({"gates": ["quantization.drop <= 0.5"], "precision": "fp32"}, "fp32 has no integers"),
+        ({"gates": ["quantization.drop <= 0.5"], "precision": "fp32"}, "fp32 is not quantized"),
     ],
 )
 def test_what_can_not_be(

@@ -19,7 +19,7 @@ from acdc_export.checking import Check
 from acdc_export.errors import BundleError
 from acdc_export.evidence.gates import Status
 
-from .checking.examples import SIDE, example
+from .checking.examples import BUNDLE_FACTS, example
 
 pytest_plugins = "pytester"
 
@@ -30,7 +30,7 @@ UNUSED = ("-p", "no:hypothesispytest", "-p", "no:cacheprovider")  # the first wo
 
 def made(new: str, old: str) -> Check:
     """A check as `workflow.check` might return it, of a bundle whose name says what comes of it."""
-    return example(STATUSES[Path(new).name], new=replace(SIDE, path=new), old=replace(SIDE, path=old))
+    return example(STATUSES[Path(new).name], new=replace(BUNDLE_FACTS, path=new), old=replace(BUNDLE_FACTS, path=old))
 
 
 def fake(new: str, **options: Any) -> Check:

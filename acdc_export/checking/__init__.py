@@ -3,7 +3,7 @@
 from ..present.check import markdown, render
 from ..records.check import SCHEMA_VERSION, BundleFacts, Cause, Check, Kind
 from . import baseline
-from .loaded import LoadedBundle, find_target, prepare
+from .loaded import LoadedBundle, find_target, open_bundle
 from .steps import REGRESSION, STORED, Setup, conduct, gates
 from .writing import append_history, check_history, check_place, entry, to_json, write
 
@@ -26,7 +26,7 @@ __all__ = [
     "find_target",
     "gates",
     "markdown",
-    "prepare",
+    "open_bundle",
     "render",
     "to_json",
     "write",

@@ -1,11 +1,11 @@
-"""Stored ratios, for where the old bundle can't run: keyed to a class of machines, and refused by every other.
+"""Stored ratios, for where the old bundle can't run. Each belongs to a class of machines; other machines refuse it.
 
-A ratio outlives the milliseconds that it was made of, but not the machine: another instruction set or number of cores
-changes the two halves by different factors. A baseline is thus a list of entries, one for each class of machines.
+Another instruction set or number of cores changes the two halves by different factors. A baseline is thus a list of
+entries, one for every class of machines.
 
-Nor is it the same at every hour: what else the machine does slows a sparse half by another factor than its twin. The
-interval of a single check knows nothing of that. So an entry holds several checks of the same model, and a new one is
-judged by how far these lie apart (a prediction interval); beside a single one, nothing can be said.
+A ratio also moves from hour to hour: what else the machine does slows a sparse half by another factor than its twin.
+The interval of a single check knows nothing of that. So an entry holds several checks of the same model, and a new
+check is judged by how far these lie apart (a prediction interval). A single stored check decides nothing.
 """
 
 from __future__ import annotations
@@ -31,33 +31,33 @@ from ..files import check_file, output_errors, read_record
 SCHEMA_VERSION = 1
 
 KEPT = 30
-"""Checks that an entry holds; older ones say less of what the machine does now."""
+"""The most checks that an entry holds. Older ones are dropped: they say less of what the machine does now."""
 
 FEW = 6
-"""Fewer checks than these make wide intervals: Student's t with so few degrees of freedom."""
+"""Up to so many checks, intervals are wide: Student's t has few degrees of freedom."""
 
-_ELSEWHERE = "with --save"
-_ENDLESS = 300.0  # on the logarithm
+_OPTION = "with --save"
+_ENDLESS = 300.0  # a half-width on the logarithm from which on the interval is endless
 
 
 @dataclass(frozen=True)
 class MachineClass:
-    """What has to be the same for a stored ratio to mean anything."""
+    """What two machines must have in common for a ratio stored on one to hold on the other."""
 
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
 
     processor: str
     instruction_set: str | None
-    cores: int  # that were measured on
+    cores: int  # that engines were measured on
 
     def __str__(self) -> str:
-        shown = f", {self.instruction_set}" if self.instruction_set else ""
-        return f"{self.processor}{shown}, {self.cores} cores"
+        instruction_set = f", {self.instruction_set}" if self.instruction_set else ""
+        return f"{self.processor}{instruction_set}, {self.cores} cores"
 
 
 @dataclass(frozen=True)
 class Stored:
-    """What one check found."""
+    """What is stored of a check."""
 
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
 
@@ -67,7 +67,7 @@ class Stored:
 
 @dataclass(frozen=True)
 class Entry:
-    """What was measured of one model on one class of machines."""
+    """The stored checks of a model on a class of machines."""
 
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
 
@@ -81,26 +81,26 @@ class Entry:
 
     @property
     def spread(self) -> float | None:
-        """Standard deviation of the checks' logarithms, or None where there is a single one."""
-        logs = [math.log(one.speedup.value) for one in self.checks]
+        """Standard deviation of the speed-ups' logarithms, or None of a single check."""
+        logs = [math.log(check.speedup.value) for check in self.checks]
         return statistics.stdev(logs) if len(logs) > 1 else None
 
     @property
     def hours(self) -> float:
-        """From the first check to the last."""
-        first, last = (datetime.fromisoformat(one.created) for one in (self.checks[0], self.checks[-1]))
+        """Hours from the first check to the last."""
+        first, last = (datetime.fromisoformat(check.created) for check in (self.checks[0], self.checks[-1]))
         return abs((last - first).total_seconds()) / 3600
 
     def half_width(self, alpha: float) -> float:
-        """Of the interval in which the logarithm of one more check lies but for a share `alpha`."""
+        """Half the width of the prediction interval for one more check, on the logarithm, at 1 - `alpha`."""
         if self.spread is None:
             return math.inf
         count = len(self.checks)
         return t_quantile(alpha, count - 1) * self.spread * math.sqrt(1 + 1 / count)
 
-    def joined(self, there: Baseline | None) -> Entry:
-        """This entry after the checks that a baseline holds for the same machines, model and runtime."""
-        older = there.find(self.machine) if there else None
+    def joined(self, stored: Baseline | None) -> Entry:
+        """This entry, with the checks before its own that a baseline holds of the same machines, model and runtime."""
+        older = stored.find(self.machine) if stored else None
         if older is None or replace(older, checks=()) != replace(self, checks=()):
             return self
         return replace(self, checks=(*older.checks, *self.checks)[-KEPT:])
@@ -108,7 +108,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Baseline:
-    """The ratios of one model on one target."""
+    """The stored ratios of a model on a target."""
 
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
 
@@ -119,13 +119,13 @@ class Baseline:
     entries: tuple[Entry, ...]
 
     def find(self, machine: MachineClass) -> Entry | None:
-        """What was stored on such a machine, if anything."""
+        """The entry of such machines, if there is one."""
         return next((entry for entry in self.entries if entry.machine == machine), None)
 
     def of(self, machine: MachineClass) -> Entry:
-        """What was stored on such a machine. Raises `UnlikeMachine`."""
-        if found := self.find(machine):
-            return found
+        """The entry of such machines. Raises `UnlikeMachine` where there is none."""
+        if entry := self.find(machine):
+            return entry
         known = "; ".join(str(entry.machine) for entry in self.entries) or "no machine at all"
         raise UnlikeMachine(
             f"The baseline of {self.name} holds no ratios of a machine like this one ({machine}), but of: {known}.",
@@ -137,58 +137,60 @@ def read(path: Path, manifest: Manifest) -> Baseline:
     """The baseline in a file, for the bundle with this manifest.
 
     Raises:
-        BaselineError: there is none, it is damaged or of another schema, or of another model, target, precision or
-            batch size.
+        BaselineError: the file is missing, damaged or of another schema, or holds another model, target, precision
+            or batch size.
     """
-    anew = f"Make one with: acdc-export check NEW --save {path}"
+    remedy = f"Make one with: acdc-export check NEW --save {path}"
     if not path.is_file():
-        raise BaselineError(f"There is no baseline at {path}.", anew)
-    found = read_record(path, Baseline, SCHEMA_VERSION, BaselineError, anew)
-    wanted = (manifest.name, manifest.target, manifest.precision, manifest.gated_batch_size)
-    names = ("model", "target", "precision", "batch size")
-    for what, here, stored in zip(
-        names, wanted, (found.name, found.target, found.precision, found.batch_size), strict=True
+        raise BaselineError(f"There is no baseline at {path}.", remedy)
+    stored = read_record(path, Baseline, SCHEMA_VERSION, BaselineError, remedy)
+    for name, of_bundle, of_file in (
+        ("model", manifest.name, stored.name),
+        ("target", manifest.target, stored.target),
+        ("precision", manifest.precision, stored.precision),
+        ("batch size", manifest.gated_batch_size, stored.batch_size),
     ):
-        if here != stored:
-            raise BaselineError(f"{path} is of the {what} {stored}; the bundle's is {here}.", anew)
-    if not all(entry.checks for entry in found.entries):
-        raise BaselineError(f"{path} holds an entry without a check.", anew)
-    speedups = [one.speedup for entry in found.entries for one in entry.checks]
-    if not all(0 < one.low <= one.value <= one.high < math.inf for one in speedups):
-        raise BaselineError(f"{path} holds a speed-up that is none.", anew)
-    return found
+        if of_bundle != of_file:
+            raise BaselineError(f"{path} is of the {name} {of_file}; the bundle's is {of_bundle}.", remedy)
+    if not all(entry.checks for entry in stored.entries):
+        raise BaselineError(f"{path} holds an entry without a check.", remedy)
+    speedups = [check.speedup for entry in stored.entries for check in entry.checks]
+    if not all(0 < speedup.low <= speedup.value <= speedup.high < math.inf for speedup in speedups):
+        raise BaselineError(f"{path} holds a speed-up that is none.", remedy)
+    return stored
 
 
 def existing(path: Path, manifest: Manifest) -> Baseline | None:
-    """What ratios would be added to; None where there is no file yet.
+    """The baseline that `save` would add to; None where there is no file yet. Call this before measuring.
 
-    To be asked before anything is measured. Raises as `read` does, and `OutputError` where nothing can be written.
+    Raises:
+        BaselineError: as `read` does.
+        OutputError: the file can't be written.
     """
-    check_file(path, _ELSEWHERE)
+    check_file(path, _OPTION)
     return read(path, manifest) if path.exists() else None
 
 
 def save(path: Path, manifest: Manifest, entry: Entry) -> Entry:
-    """Write the entry into a baseline; returns what its class of machines has there now.
+    """Write an entry into a baseline; returns the entry that its class of machines has now.
 
-    It joins the checks that are there, if they are of the same model and runtime, and else takes their place. Entries
-    of other classes stay. Two programs that save at once wait for each other.
+    The entry joins older checks of the same model and runtime, and replaces those of another. Entries of other classes
+    stay. Two programs that save at once wait for each other.
 
     Raises:
-        BaselineError: the file that is there is another's.
-        OutputError: it can't be written; the one that is there stays.
+        BaselineError: the existing file is of another model, target, precision or batch size, or can't be read.
+        OutputError: the file can't be written; an existing one stays as it was.
     """
-    with output_errors(path, _ELSEWHERE):
+    with output_errors(path, _OPTION):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _alone(path.parent):
-            there = existing(path, manifest)
-            entries = there.entries if there else ()
-            entry = entry.joined(there)
-            others = tuple(old for old in entries if old.machine != entry.machine)
-            made = Baseline(
+        with _locked(path.parent):
+            stored = existing(path, manifest)
+            entry = entry.joined(stored)
+            others = [other for other in (stored.entries if stored else ()) if other.machine != entry.machine]
+            updated = Baseline(
                 manifest.name, manifest.target, manifest.precision, manifest.gated_batch_size, (*others, entry)
             )
-            text = json.dumps({"schema_version": SCHEMA_VERSION, **asdict(made)}, indent=2, allow_nan=False) + "\n"
+            text = json.dumps({"schema_version": SCHEMA_VERSION, **asdict(updated)}, indent=2, allow_nan=False) + "\n"
             temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
             try:
                 temporary.write_text(text, encoding="utf-8")
@@ -201,11 +203,15 @@ def save(path: Path, manifest: Manifest, entry: Entry) -> Entry:
 def relative(now: Measurement, entry: Entry, alpha: float) -> Measurement:
     """How many times as long the sparse half takes as the stored speed-ups let expect.
 
-    The interval is where a check of the same model lies but for a share `alpha` of all times: a prediction interval
-    on the logarithm, Student's t over the stored checks (Hahn and Meeker 1991, section 4.3), widened by the new
-    check's own, which may be less precise than they were. Beside a single stored check it is endless.
+    Args:
+        now: the speed-up of the new check.
+        alpha: the share of checks of the same model that may lie outside the interval.
+
+    The interval is a prediction interval on the logarithm: Student's t over the stored checks (Hahn and Meeker 1991,
+    section 4.3). It is widened by the new check's own interval, since that check may be less precise. Beside a single
+    stored check it is endless.
     """
-    logs = [math.log(one.speedup.value) for one in entry.checks]
+    logs = [math.log(check.speedup.value) for check in entry.checks]
     value = math.exp(sum(logs) / len(logs)) / now.value
     half = math.hypot(entry.half_width(alpha), math.log(now.high / now.low) / 2 if now.low > 0 else math.inf)
     if half > _ENDLESS:
@@ -214,7 +220,7 @@ def relative(now: Measurement, entry: Entry, alpha: float) -> Measurement:
 
 
 def notes(entry: Entry) -> list[str]:
-    """What a reader has to know of the stored checks."""
+    """What a reader has to know of the stored checks: how far they lie apart, or that there is only one."""
     if entry.spread is None:
         return [
             "One stored check tells nothing of how far the ratio moves from check to check, so nothing can be decided "
@@ -228,24 +234,24 @@ def notes(entry: Entry) -> list[str]:
     ]
 
 
-def fate(path: Path, there: Baseline | None, entry: Entry | None) -> list[str]:
-    """What becomes of a check that was to be stored; no entry where it did not pass."""
+def fate(path: Path, stored: Baseline | None, entry: Entry | None) -> list[str]:
+    """Notes on what `save` does with a check, for a reader. There is no entry of a check that did not pass."""
     if entry is None:
         return [f"Nothing was stored in {path}: the check did not pass."]
-    old = there.find(entry.machine) if there else None
-    after = entry.joined(there)
-    told = [f"Stored in {path}, which holds {len(after.checks)} of this model on such machines."]
-    if old and len(after.checks) == 1:
-        told.append(f"It takes the place of {len(old.checks)} stored for another model or runtime.")
-    return told + notes(after)
+    old = stored.find(entry.machine) if stored else None
+    joined = entry.joined(stored)
+    lines = [f"Stored in {path}, which holds {len(joined.checks)} of this model on such machines."]
+    if old and len(joined.checks) == 1:
+        lines.append(f"It takes the place of {len(old.checks)} stored for another model or runtime.")
+    return lines + notes(joined)
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Wait until no other program is in here for this folder."""
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the lock of a folder; waits while another program holds it."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
     finally:
-        os.close(handle)  # which lets go
+        os.close(handle)  # this releases the lock

@@ -1,4 +1,4 @@
-"""A bundle that takes part in a check: whole, and with the runtime that it was made with."""
+"""A bundle that takes part in a check, with the runtime that it was made with."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from ..engines import InstalledTarget
 from ..errors import BundleError, UsageError
 from ..evidence import batches, parity
 from ..evidence.engine import Engine
+from ..evidence.parity import Parity
 from ..pair import Half
 from ..progress import Progress
 from ..records.check import BundleFacts
@@ -23,7 +24,7 @@ from ..records.check import BundleFacts
 
 @dataclass(frozen=True)
 class LoadedBundle:
-    """A bundle and the installed that its engines run in."""
+    """A bundle, and the installed target that its engines run in."""
 
     bundle: Bundle
     installed: InstalledTarget
@@ -31,32 +32,39 @@ class LoadedBundle:
 
     @property
     def batch_size(self) -> int:
+        """The batch size that gates judge."""
         return self.bundle.manifest.gated_batch_size
 
     def open(self, half: Half = "sparse") -> Engine:
         """Start loading one half, at the gated batch size."""
-        find = self.bundle.model if half == "sparse" else self.bundle.twin
-        precision = self.bundle.manifest.precision
+        size = self.batch_size
         return self.installed.open(
-            find(self.batch_size), batch_size=self.batch_size, cpus=self.cpus, precision=precision, wait=False
+            self.bundle.model(size) if half == "sparse" else self.bundle.twin(size),
+            batch_size=size,
+            cpus=self.cpus,
+            precision=self.bundle.manifest.precision,
+            wait=False,
         )
 
     def inputs(self) -> dict[str, NDArray[Any]]:
-        """One batch of the golden inputs, repeated where there are fewer."""
+        """One batch of the golden inputs by name, filled up where there are fewer."""
         size = self.batch_size
         return {name: batches.pad(array[:size], size) for name, array in self.bundle.golden_inputs.items()}
 
-    def examine(self, engine: Engine) -> BundleFacts:
-        """What is to be said of this bundle, with its golden outputs held against what the engine gives here."""
-        manifest, made = self.bundle.manifest, self.bundle.report
-        model = self.bundle.model(self.batch_size)
+    def golden_parity(self, engine: Engine) -> Parity:
+        """Compare what the engine of the sparse half gives here with the bundle's golden outputs."""
         outputs = batches.run(engine, self.bundle.golden_inputs, self.batch_size)
-        found = parity.compare(outputs, self.bundle.golden_outputs(self.batch_size), manifest.tolerance)
+        return parity.compare(outputs, self.bundle.golden_outputs(self.batch_size), self.bundle.manifest.tolerance)
+
+    def facts(self, engine: Engine, golden: Parity) -> BundleFacts:
+        """What the bundle says of itself, and what the engine of its sparse half says here."""
+        manifest, report = self.bundle.manifest, self.bundle.report
+        model = self.bundle.model(self.batch_size)
         info = engine.info()
         return BundleFacts(
             path=str(self.bundle.path),
             name=manifest.name,
-            created=made.created,
+            created=report.created,
             target=manifest.target,
             target_sha256=files.folder_sha256(self.installed.target.folder),
             runtime=info["runtime"],
@@ -66,26 +74,29 @@ class LoadedBundle:
             precision=manifest.precision,
             size=model.stat().st_size,
             model_sha256=manifest.files[model.relative_to(self.bundle.path).as_posix()].sha256,
-            zeros=made.structure.zeros,
-            total=made.structure.total,
-            operators=made.structure.operators,
+            zeros=report.structure.zeros,
+            total=report.structure.total,
+            operators=report.structure.operators,
             supported_ops=info.get("supported_ops"),
-            parity=found.required,
-            max_abs=found.max_abs,
+            parity=golden.required,
+            max_abs=golden.max_abs,
         )
 
 
-def prepare(path: Path, target: str | None, cpus: Sequence[int], progress: Progress, **options: Any) -> LoadedBundle:
-    """Read a bundle and provide its runtime, in the versions that it was made with.
+def open_bundle(
+    path: Path, target: str | None, cpus: Sequence[int], progress: Progress, **options: Any
+) -> LoadedBundle:
+    """Read a bundle and install its runtime, in the versions that the bundle was made with.
 
     Args:
-        target: the folder of its target, where that is not a built-in one.
+        target: the folder of the bundle's target, where that is not a built-in one.
+        cpus: the cores that its engines run on.
         options: `accept_licenses` and `ask`, as for `engines.ensure`.
 
     Raises:
-        BundleError: it can't be read, or was altered.
-        UsageError: its target has to be named, or another one was.
-        RuntimeUnavailable: its runtime can't run here.
+        BundleError: the bundle can't be read, or was altered.
+        UsageError: the target has to be named, or the named target is another.
+        RuntimeUnavailable: the runtime can't run here.
     """
     bundle = Bundle.load(path)
     if damaged := bundle.damage():
@@ -104,9 +115,9 @@ def prepare(path: Path, target: str | None, cpus: Sequence[int], progress: Progr
 
 
 def find_target(bundle: Bundle, named: str | None) -> str:
-    """The target of a bundle: the one that was named, or a built-in one.
+    """The target of a bundle: the one that the user named, or else a built-in one.
 
-    A path in a bundle that somebody sent would be code that came with it. Raises `UsageError`.
+    A path in the bundle is not followed: it would lead to code that came with it. Raises `UsageError`.
     """
     if named is None and bundle.manifest.target not in resources.names("targets"):
         raise UsageError(

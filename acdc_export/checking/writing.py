@@ -1,4 +1,4 @@
-"""Where a check is kept: a folder for one, and a line in a history of many."""
+"""Writing a check: its folder, and its line in a history of many."""
 
 from __future__ import annotations
 
@@ -20,13 +20,24 @@ from .baseline import Entry, Stored
 from .steps import machine_class
 
 _MARKER = "check.json"
-_HISTORY = "with --history"
-_KEPT = ("created", "version", "kind", "verdict", "exit_code", "batch_size", "machine", "measured", "gates", "causes")
-_KEPT_OF_SIDES = ("path", "name", "created", "runtime", "version")
+_HISTORY_OPTION = "with --history"
+_HISTORY_KEYS = (
+    "created",
+    "version",
+    "kind",
+    "verdict",
+    "exit_code",
+    "batch_size",
+    "machine",
+    "measured",
+    "gates",
+    "causes",
+)
+_HISTORY_BUNDLE_KEYS = ("path", "name", "created", "runtime", "version")
 
 
 def check_place(path: Path) -> None:
-    """Whether `write` may write to `path`, before anything is measured for it. Raises `OutputError`."""
+    """Ensure that `write` may write to `path`, before anything is measured. Raises `OutputError`."""
     check_folder(path, _MARKER)
 
 
@@ -38,12 +49,12 @@ def to_json(check: Check) -> dict[str, Any]:
 
 
 def write(path: Path, check: Check, samples: dict[str, Samples]) -> None:
-    """Write the folder of a check, in place of an older one: check.json, samples.npz, report.md, junit.xml.
+    """Write the folder of a check in place of an older one: check.json, samples.npz, report.md, junit.xml.
 
     Raises:
-        OutputError: it can't be written; what was there stays.
+        OutputError: the folder can't be written; what was there stays.
     """
-    raw = {f"{kind}{variant}": times for kind, taken in samples.items() for variant, times in taken.items()}
+    raw = {f"{kind}{variant}": times for kind, variants in samples.items() for variant, times in variants.items()}
     with new_folder(path, _MARKER) as folder:
         write_json(folder / _MARKER, to_json(check))
         np.savez_compressed(folder / "samples.npz", **raw)  # type: ignore[arg-type]
@@ -53,25 +64,25 @@ def write(path: Path, check: Check, samples: dict[str, Samples]) -> None:
 
 def check_history(path: Path) -> None:
     """Ensure that a line can be added, before anything is measured. Raises `OutputError`."""
-    check_file(path, _HISTORY)
+    check_file(path, _HISTORY_OPTION)
 
 
 def append_history(path: Path, check: Check) -> None:
     """Add a line to a file of JSON lines. Raises `OutputError`."""
     document = to_json(check)
-    line = {key: document[key] for key in _KEPT}
+    line = {key: document[key] for key in _HISTORY_KEYS}
     line["p50"] = {name: variant.p50 for name, variant in check.latency.variants.items()}
     for name in ("new", "old"):
-        line[name] = document[name] and {key: document[name][key] for key in _KEPT_OF_SIDES}
-    with output_errors(path, _HISTORY):
+        line[name] = document[name] and {key: document[name][key] for key in _HISTORY_BUNDLE_KEYS}
+    with output_errors(path, _HISTORY_OPTION):
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a", encoding="utf-8") as file:  # one write: lines of two checks at once don't mix
             file.write(json.dumps(line, allow_nan=False) + "\n")
 
 
 def entry(check: Check) -> Entry | None:
-    """What a baseline keeps of a check; None where it was not measured."""
-    speedup = check.measured.get("speedup")
+    """The entry that a baseline stores of a check; None where the speed-up was not measured."""
+    speedup = check.latency.ratios.get("dense")
     if speedup is None:
         return None
     new = check.new

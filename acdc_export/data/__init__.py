@@ -1,7 +1,7 @@
-"""Where samples come from: a name, a file or a factory, read as a stream of numpy batches. No torch here.
+"""Where samples come from: a name, a file or a factory, read as a stream of numpy batches. This needs no torch.
 
-digits:train                   a built-in data set, and which part of it
-imagefolder:PATH               images in a folder a class; or CIFAR's files, see `images`
+digits:train                   a part of a built-in data set
+imagefolder:PATH               images in a folder for each class; or CIFAR's files, see `images`
 validation.npz                 arrays `x` and `y`; or one for each of the network's inputs, and `labels`
 package.module:factory         a callable of yours, see `load`
 """
@@ -22,11 +22,11 @@ from . import digits, glyphs, images
 from .importing import import_named, reason
 
 Array = NDArray[Any]
-Inputs = Array | dict[str, Array]  # by the names of the network's inputs, where there are several
-Batch = tuple[Inputs, Array]
+Inputs = Array | dict[str, Array]  # (N, ...); by the names of the network's inputs, where there are several
+Batch = tuple[Inputs, Array]  # inputs, and labels (N,)
 
 BUILT_IN: dict[str, Mapping[str, Callable[[], Batch]]] = {"digits": digits.PARTS, "glyphs": glyphs.PARTS}
-"""The built-in data sets: their parts, each with the function that reads it."""
+"""The functions that read the built-in data sets, by data set and part."""
 
 _FORMS = (
     "Give a built-in (digits:train), a file (path.npz), images (imagefolder:PATH), or a factory "
@@ -36,63 +36,68 @@ _FORMS = (
 
 @dataclass(frozen=True)
 class Data:
-    """Samples and their labels. `count` is how many there are, where that is known without reading them all.
+    """Samples and their labels. `count` is None where the number is not known without reading all samples.
 
-    Floats are float32 (what networks are exported with), labels int64.
+    Floats are float32 (networks are exported with it), labels are int64.
     """
 
     spec: str
     count: int | None
-    _read: Callable[[], Iterable[Any]] = field(repr=False)  # starts anew at each call
-    _pick: Callable[[Sequence[int]], Iterable[Any]] | None = field(default=None, repr=False)  # single samples
+    _read: Callable[[], Iterable[Any]] = field(repr=False)  # each call starts anew
+    _pick: Callable[[Sequence[int]], Iterable[Any]] | None = field(default=None, repr=False)  # samples by their indices
 
     @classmethod
     def of(cls, batches: Iterable[Any], spec: str = "the given data") -> Data:
-        """Data from batches `(x, y)` in Python: a list of them, a torch DataLoader. What can be read only once, as
-        a generator, is read into memory here."""
-        kept = list(batches) if isinstance(batches, Iterator) else batches
-        return cls(spec, None, lambda: kept)
+        """Make data from batches `(x, y)` in Python, such as a list or a torch DataLoader.
+
+        An iterator, which can be read only once, is read into memory here.
+        """
+        repeatable = list(batches) if isinstance(batches, Iterator) else batches
+        return cls(spec, None, lambda: repeatable)
 
     def batches(self, size: int) -> Iterator[Batch]:
-        """Batches of exactly `size` rows, except for the last one.
+        """Yield batches of exactly `size` rows; the last one may be smaller.
 
         Raises:
-            UsageError: data that is no pair of inputs and labels, of unequal lengths, not finite, or empty.
+            UsageError: the data are no pairs of inputs and labels, have unequal lengths, are not finite or are empty.
         """
         if size < 1:
             raise UsageError(f"A batch of {size} rows is not possible.", "Give a batch size of at least 1.")
-        waiting: list[Batch] = []
+        buffer: list[Batch] = []
         rows, empty = 0, True
         for raw in self._raw():
             batch = _checked(raw, self.spec)
-            if waiting and _signature(batch[0]) != _signature(waiting[0][0]):
+            if buffer and _signature(batch[0]) != _signature(buffer[0][0]):
                 raise UsageError(
                     f"{self.spec}: the shapes or types of the inputs differ between its batches.",
                     "Every sample needs the same inputs, of the same shapes.",
                 )
             empty = empty and not len(batch[1])
-            waiting.append(batch)
+            buffer.append(batch)
             rows += len(batch[1])
             while rows >= size:
-                whole = _join(waiting)
-                yield _at(whole, slice(0, size))
-                waiting, rows = [_at(whole, slice(size, rows))], rows - size
+                joined = _join(buffer)
+                yield _rows(joined, slice(0, size))
+                buffer, rows = [_rows(joined, slice(size, rows))], rows - size
         if empty:
             raise UsageError(f"{self.spec} holds no samples.", "Give data with at least one.")
         if rows:
-            yield _join(waiting)
+            yield _join(buffer)
 
     def sample(self, count: int) -> Data:
-        """So many of the samples: evenly spread, since images in folders come class by class; the first ones where the
-        source can only be read in order."""
+        """Take `count` of the samples, or all if there are fewer.
+
+        They are evenly spread, since images in folders come class by class. Where the source can only be read in order,
+        they are the first ones.
+        """
         if self._pick is None or self.count is None:
             return replace(self, count=None, _read=lambda: islice(self.batches(1), count))
-        chosen = np.linspace(0, self.count, min(count, self.count), endpoint=False).astype(int).tolist()
+        indices = np.linspace(0, self.count, min(count, self.count), endpoint=False).astype(int).tolist()
         pick = self._pick
-        return replace(self, count=len(chosen), _read=lambda: pick(chosen), _pick=None)
+        return replace(self, count=len(indices), _read=lambda: pick(indices), _pick=None)
 
     def _raw(self) -> Iterator[Any]:
-        """What the source gives, batch by batch; whatever goes wrong in it is a `UsageError` that names it."""
+        """Yield the source's own batches. Raises `UsageError` with the source's name for whatever goes wrong in it."""
         try:
             yield from self._read()
         except AcdcExportError:
@@ -104,14 +109,14 @@ class Data:
 
 
 def load(spec: str, *, trusted: bool = True) -> Data:
-    """The data that `spec` names; the module's docstring shows the forms.
+    """Return the data that `spec` names; the module's docstring shows the forms.
 
-    A factory returns an iterable of batches `(x, y)`, `x` an array or a dict of arrays by input name, `y` the
-    labels. It is called for each reading. Since calling it runs code, a factory is refused unless `trusted`:
-    what a user names is, what a file that they received names is not.
+    A factory returns an iterable of batches `(x, y)`: `x` is an array or a dict of arrays by input name, `y` are the
+    labels. It is called for each reading. Calling it runs code, so a factory is refused unless `trusted`: a spec from
+    the user is trusted, a spec from a file that they received is not.
 
     Raises:
-        UsageError: an unknown name, a missing or unsound file, a factory that can't be had.
+        UsageError: the name is unknown, the file is missing or invalid, or the factory can't be imported.
         RuntimeUnavailable: the package that a built-in data set comes with is missing.
     """
     recognise(spec)
@@ -131,7 +136,7 @@ def load(spec: str, *, trusted: bool = True) -> Data:
 
 
 def recognise(spec: str) -> None:
-    """Raises `UsageError` for a `spec` of none of the forms; nothing is read, and no code of the user's is run."""
+    """Refuse a `spec` of none of the forms. Raises `UsageError`. It reads nothing, and runs none of the user's code."""
     if spec.endswith(".npz"):
         return
     name, colon, part = spec.partition(":")
@@ -152,20 +157,20 @@ def _from_arrays(spec: str, arrays: Batch) -> Data:
     count = len(arrays[1])
     if not count:
         raise UsageError(f"{spec} holds no samples.", "Give data with at least one.")
-    return Data(spec, count, lambda: [arrays], lambda rows: [_at(arrays, rows)])
+    return Data(spec, count, lambda: [arrays], lambda rows: [_rows(arrays, rows)])
 
 
 def _read_npz(path: Path, spec: str) -> Batch:
     if not path.is_file():
         raise UsageError(f"There is no file {spec}.", _FORMS)
     try:
-        # Opened here, since numpy leaves a file open that is no archive.
+        # The file is opened here, since numpy leaves one open that is no archive.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
     except Exception as error:  # zipfile, zlib and numpy each have their own
-        why = "it holds Python objects" if "allow_pickle" in str(error) else reason(error)
+        problem = "it holds Python objects" if "allow_pickle" in str(error) else reason(error)
         raise UsageError(
-            f"{spec} can't be read: {why}.", "Write it with numpy.savez, from arrays of numbers."
+            f"{spec} can't be read: {problem}.", "Write it with numpy.savez, from arrays of numbers."
         ) from error
     if set(arrays) == {"x", "y"}:
         return arrays["x"], arrays["y"]
@@ -179,7 +184,7 @@ def _read_npz(path: Path, spec: str) -> Batch:
 
 
 def _checked(raw: Any, spec: str) -> Batch:
-    """A batch as arrays that a network can take, or a `UsageError` that names what is wrong with it."""
+    """Convert a batch to arrays that a network can take. Raises `UsageError` that says what is wrong with it."""
     try:
         x, y = raw
     except (TypeError, ValueError):
@@ -217,9 +222,9 @@ def _numbers(value: Any, name: str, spec: str) -> Array:
         with np.errstate(over="ignore"):  # it becomes infinite, and is refused
             array = array.astype(np.float32, copy=False)
         if not np.isfinite(array).all():
-            bad = int((~np.isfinite(array)).sum())
+            count = int((~np.isfinite(array)).sum())
             raise UsageError(
-                f"{spec}: {bad} values of {name} are NaN or infinite (as float32).",
+                f"{spec}: {count} values of {name} are NaN or infinite (as float32).",
                 "Remove these samples, or repair what wrote them.",
             )
     return array
@@ -234,14 +239,14 @@ def _join(batches: list[Batch]) -> Batch:
     if len(batches) == 1:
         return batches[0]
     labels = np.concatenate([y for _, y in batches])
-    parts = [x for x, _ in batches]
-    first = parts[0]
+    inputs = [x for x, _ in batches]
+    first = inputs[0]
     if isinstance(first, dict):
-        return {name: np.concatenate([part[name] for part in parts]) for name in first}, labels
-    return np.concatenate(parts), labels  # type: ignore[arg-type]
+        return {name: np.concatenate([x[name] for x in inputs]) for name in first}, labels
+    return np.concatenate(inputs), labels  # type: ignore[arg-type]
 
 
-def _at(batch: Batch, rows: slice | Sequence[int]) -> Batch:
+def _rows(batch: Batch, rows: slice | Sequence[int]) -> Batch:
     x, y = batch
     if isinstance(x, dict):
         return {name: array[rows] for name, array in x.items()}, y[rows]

@@ -1,4 +1,4 @@
-"""scikit-learn's 1,797 handwritten digits, 8x8 and grey: even indices to train on, odd ones to judge by."""
+"""scikit-learn's 1,797 handwritten digits, 8x8 and grey. Networks train on even indices and are judged by odd ones."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ _MEAN, _DEVIATION = 4.884, 6.017  # of the 16 grey levels, over all images
 
 
 def _part(first: int) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Every second image from the index `first`: float32 (N, 1, 8, 8) of mean 0 and deviation 1, and labels."""
+    """Return every second image from the index `first`, and the labels, int64 (N,).
+
+    Images are float32 (N, 1, 8, 8) of mean 0 and deviation 1.
+    """
     with extra("train"):
         from sklearn.datasets import load_digits
     images, labels = load_digits(return_X_y=True)

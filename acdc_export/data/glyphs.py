@@ -1,8 +1,8 @@
-"""`glyphs`: digits and letters in 16 typefaces, turned, sheared, cluttered, blurred and noisy. 24x24 and grey.
+"""`glyphs`: digits and letters in 16 typefaces, turned, sheared, cluttered, blurred and noisy; 24x24 and grey.
 
-Made, not downloaded: Pillow draws them in the typefaces that matplotlib carries. Every part has random numbers of its
-own, so that parts share classes and typefaces, and no image. The same versions of Pillow, matplotlib and numpy give
-the same images, byte for byte.
+The images are drawn, not downloaded: Pillow draws them in the typefaces that matplotlib carries. Every part has random
+numbers of its own, so parts share classes and typefaces but no image. The same versions of Pillow, matplotlib and numpy
+give the same images, byte for byte.
 """
 
 from __future__ import annotations
@@ -23,8 +23,11 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 CLASSES = "0123456789ABCDEFGHJKLMNPQRSTUVWXYZabdefghnqrt"
-"""The label is the index: capitals without I and O, which in some typefaces nothing tells from 1 and 0, and those small
-letters that are more than a smaller capital (as EMNIST's balanced classes have them; Cohen et al. 2017)."""
+"""The classes; a label is the index of one.
+
+The capitals I and O are missing, since some typefaces don't tell them from 1 and 0. Small letters are there if they are
+more than a smaller capital, as in EMNIST's balanced classes (Cohen et al. 2017).
+"""
 
 TYPEFACES = tuple(
     f"{family}{style}"
@@ -44,27 +47,30 @@ _MEAN, _DEVIATION = 128.3, 83.9  # of the 256 grey levels, over all images
 
 
 def _part(stream: int, count: int) -> tuple[NDArray[Any], NDArray[Any]]:
-    """`count` images: float32 (count, 1, 24, 24) of mean 0 and deviation 1, and labels, equally many of each class."""
+    """Draw `count` images, float32 (count, 1, 24, 24) of mean 0 and deviation 1, and their labels, int64 (count,).
+
+    The classes are equally frequent, but for one image.
+    """
     random = np.random.default_rng([_SEED, stream])
     labels = random.permutation(np.arange(count, dtype=np.int64) % len(CLASSES))
     with extra("train"):
         ink = np.stack([_ink(random, label) for label in labels]) / 255
 
-    def each(low: float, high: float) -> NDArray[np.float64]:
+    def per_image(low: float, high: float) -> NDArray[np.float64]:
         return random.uniform(low, high, (count, 1, 1))
 
     slope = np.linspace(-0.1, 0.1, _SIDE)
-    paper = 0.15 + each(-1, 1) * slope[:, None] + each(-1, 1) * slope
-    images = paper + each(0.4, 0.75) * ink
-    images = np.where(each(0, 1) < 0.5, images, 1 - images)  # dark on light, as often as light on dark
-    images += each(0.01, 0.09) * random.normal(size=images.shape)
-    # Whole grey levels, so that no processor's way of rounding shows.
+    paper = 0.15 + per_image(-1, 1) * slope[:, None] + per_image(-1, 1) * slope
+    images = paper + per_image(0.4, 0.75) * ink
+    images = np.where(per_image(0, 1) < 0.5, images, 1 - images)  # dark on light as often as light on dark
+    images += per_image(0.01, 0.09) * random.normal(size=images.shape)
+    # Grey levels are whole numbers, so that no processor's way of rounding shows.
     levels = np.rint(255 * images.clip(0, 1))
     return ((levels - _MEAN) / _DEVIATION).astype(np.float32)[:, None], labels
 
 
 def _ink(random: np.random.Generator, label: int) -> NDArray[np.uint8]:
-    """(24, 24): the glyph in the middle, pieces of up to two others at the rim."""
+    """Draw the glyph in the middle, and pieces of up to two others at the rim; (24, 24), 0 to 255."""
     from PIL import ImageChops, ImageFilter
 
     ink = _placed(random, label)
@@ -74,26 +80,26 @@ def _ink(random: np.random.Generator, label: int) -> NDArray[np.uint8]:
 
 
 def _placed(random: np.random.Generator, label: int, aside: float = 0) -> Image:
-    """The glyph turned, sheared, stretched and moved: about the middle of the image, or `aside` pixels from it."""
+    """Turn, shear, stretch and move the glyph: about to the middle of the image, or `aside` pixels from it."""
     from PIL import Image
 
     drawing = _drawing(TYPEFACES[random.integers(len(TYPEFACES))], CLASSES[label])
     angle, shear, direction = random.uniform((-0.4, -0.3, 0), (0.4, 0.3, 2 * math.pi))
     size, width = random.uniform((0.7, 0.85), (1.1, 1.2))
-    right, down = random.uniform(-2.5, 2.5, 2) + _SIDE / 2
-    right, down = right + aside * math.cos(direction), down + aside * math.sin(direction)
-    # Pillow wants the way back, from a pixel of the image to its place in the drawing.
+    x, y = random.uniform(-2.5, 2.5, 2) + _SIDE / 2
+    x, y = x + aside * math.cos(direction), y + aside * math.sin(direction)
+    # Pillow wants the inverse transform, from a pixel of the image to its place in the drawing.
     scale, cos, sin = _DRAWING / _SIDE / size, math.cos(angle), math.sin(angle)
     a, b = scale * cos / width, scale * (shear * cos - sin)
     c, d = scale * sin / width, scale * (shear * sin + cos)
     middle = _DRAWING / 2
-    matrix = (a, b, middle - a * right - b * down, c, d, middle - c * right - d * down)
+    matrix = (a, b, middle - a * x - b * y, c, d, middle - c * x - d * y)
     return drawing.transform((_SIDE, _SIDE), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR)
 
 
 @cache
 def _drawing(typeface: str, glyph: str) -> Image:
-    """White on black, in the middle of a square of 48 pixels."""
+    """Draw the glyph white on black, in the middle of a square of 48 pixels."""
     from PIL import Image, ImageDraw, ImageFont
 
     font = ImageFont.truetype(_fonts() / f"{typeface}.ttf", 0.7 * _DRAWING)
@@ -105,10 +111,14 @@ def _drawing(typeface: str, glyph: str) -> Image:
 
 
 def _fonts() -> Path:
-    """Where matplotlib keeps its typefaces; found without importing it, which takes a second."""
-    found = find_spec("matplotlib")
-    folder = Path(found.origin or "").parent / "mpl-data" / "fonts" / "ttf" if found else Path()
-    if not (folder / f"{TYPEFACES[0]}.ttf").is_file():  # some systems package it without
+    """The folder of matplotlib's typefaces. Importing matplotlib would take a second, so its module is only looked up.
+
+    Raises:
+        ModuleNotFoundError: matplotlib or its typefaces are missing.
+    """
+    module = find_spec("matplotlib")
+    folder = Path(module.origin or "").parent / "mpl-data" / "fonts" / "ttf" if module else Path()
+    if not (folder / f"{TYPEFACES[0]}.ttf").is_file():  # some systems package matplotlib without them
         raise ModuleNotFoundError(name="matplotlib with its typefaces")
     return folder
 

@@ -1,10 +1,10 @@
-"""Images from files, by way of torchvision; read as they are needed, so that they may be many.
+"""Images from files, by way of torchvision. They are read as they are needed, so that they may be many.
 
 imagefolder:PATH         PATH/CLASS/IMAGE.jpg, cut to 224x224 as usual for ImageNet
 cifar10:PATH:train       or :test; PATH holds cifar-10-batches-py, the Python version
 cifar100:PATH:train      or :test; PATH holds cifar-100-python
 
-Networks are judged by what `read` gives, and trained on what `augmented` gives. Either has three channels, each of
+Networks are judged by the images of `read`, and trained on those of `augmented`. Both have three channels, each of
 about mean 0 and deviation 1.
 """
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Kind:
-    """What is common to all data of a kind."""
+    """The properties that all data of a kind share."""
 
     form: str
     side: int  # pixels
@@ -41,7 +41,7 @@ class Kind:
 
 
 KINDS = {
-    # How many classes a folder has is counted; ImageNet's 1,000 are for where there is none.
+    # The classes of a folder are counted; ImageNet's 1,000 stand in where there is no folder.
     "imagefolder": Kind("imagefolder:PATH", 224, 1000, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "cifar10": Kind("cifar10:PATH:train or :test", 32, 10, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
     "cifar100": Kind("cifar100:PATH:train or :test", 32, 100, (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
@@ -54,8 +54,10 @@ _ROWS = 64  # decoded at a time
 
 @dataclass(frozen=True)
 class Batches:
-    """Batches to train on: each iteration is an epoch of `len` pairs (images, labels), tensors on the CPU, float32
-    (rows, 3, side, side) and int64 (rows,)."""
+    """Batches to train on. Each iteration is an epoch of `len` pairs (images, labels).
+
+    Images are float32 (rows, 3, side, side), labels int64 (rows,), tensors on the CPU.
+    """
 
     spec: str
     shape: tuple[int, int, int]  # of an image
@@ -77,37 +79,37 @@ def read(
     Callable[[], Iterator[tuple[NDArray[Any], NDArray[Any]]]],
     Callable[[Sequence[int]], Iterator[tuple[NDArray[Any], NDArray[Any]]]],
 ]:
-    """How many samples there are, and functions that start reading: all in order, as they are to be judged, and some,
-    by their places in that order.
+    """Return the number of samples, a function that reads all in order, and one that reads samples by their indices.
 
     Images of a folder are scaled until the shorter side has 256 pixels, and cut to the 224x224 in the middle.
+    Batches are float32 (rows, 3, side, side) and int64 (rows,).
 
     Raises:
-        UsageError: a spec of another form, a folder or files that are not as they should be; while reading, an image
-            that can't be read.
+        UsageError: the spec has another form, or the folder or files are not as they should be; while reading, an image
+            can't be read.
         RuntimeUnavailable: torchvision is missing.
     """
     samples = _samples(spec, augment=False)
 
-    def some(places: Sequence[int]) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
-        with ThreadPoolExecutor() as pool:  # decoding, which takes the time, runs beside Python
-            for first in range(0, len(places), _ROWS):
-                rows = pool.map(samples.__getitem__, places[first : first + _ROWS])
+    def pick(indices: Sequence[int]) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
+        with ThreadPoolExecutor() as pool:  # decoding takes the time, and runs without the interpreter lock
+            for first in range(0, len(indices), _ROWS):
+                rows = pool.map(samples.__getitem__, indices[first : first + _ROWS])
                 images, labels = zip(*rows, strict=True)
                 yield np.stack([image.numpy() for image in images]), np.array(labels)
 
-    return len(samples), lambda: some(range(len(samples))), some
+    return len(samples), lambda: pick(range(len(samples))), pick
 
 
 def augmented(spec: str, batch_size: int, workers: int = 0) -> Batches:
-    """Batches in random order, at random cuts and half of them mirrored; what fills no batch is left out.
+    """Return batches in random order, of images cut at random, half of them mirrored.
 
-    Folders give cuts of 8 to 100 % of an image, scaled to 224x224; CIFAR cuts of 32x32 from 4 pixels of black around
-    it. All randomness comes from torch's global numbers: with the same state and as many workers, an epoch is the
-    same again.
+    Images that fill no batch are left out. Folders give cuts of 8 to 100 % of an image, scaled to 224x224. CIFAR gives
+    cuts of 32x32 of the image with a black border of 4 pixels. All randomness comes from torch's global numbers: with
+    the same state and as many workers, an epoch is the same again.
 
     Args:
-        workers: processes that read ahead; with 0, the caller's does.
+        workers: the number of processes that read ahead; with 0, the caller's process reads.
 
     Raises:
         UsageError, RuntimeUnavailable: as `read`, here or in an epoch.
@@ -127,21 +129,22 @@ def augmented(spec: str, batch_size: int, workers: int = 0) -> Batches:
     )
 
     def epoch() -> Iterator[tuple[Tensor, Tensor]]:
-        for first, second in loader:
-            if isinstance(first, str):
-                raise UsageError(first, second)
-            yield first, second
+        for batch in loader:
+            if isinstance(batch[0], str):  # a message and a remedy, see `_batch`
+                raise UsageError(*batch)
+            yield batch
 
     side = KINDS[spec.partition(":")[0]].side
     return Batches(spec, (3, side, side), len(samples.classes), len(loader), epoch)
 
 
 def generated(spec: str, batch_size: int, steps: int = 2) -> Batches:
-    """Noise in place of what `augmented` gives, for a dry run: nothing has to be where `spec` says. Each epoch has
-    the same few batches.
+    """Return noise in place of the batches of `augmented`, for a dry run. No file has to exist.
+
+    Each epoch has the same few batches.
 
     Raises:
-        UsageError: a spec of another form.
+        UsageError: the spec has another form.
         RuntimeUnavailable: torch is missing.
     """
     name, path, _ = parse(spec)
@@ -161,7 +164,10 @@ def generated(spec: str, batch_size: int, steps: int = 2) -> Batches:
 
 
 def _batch(samples: Any, rows: list[int]) -> tuple[Tensor, Tensor] | tuple[str, str]:
-    """The samples at `rows`, or what a `UsageError` says: of a worker process, torch lets through only its own."""
+    """Return the samples at `rows`, or message and remedy of a `UsageError`.
+
+    Torch lets no exception through from a worker process as it was.
+    """
     import torch
 
     try:
@@ -172,7 +178,7 @@ def _batch(samples: Any, rows: list[int]) -> tuple[Tensor, Tensor] | tuple[str, 
 
 
 def _samples(spec: str, augment: bool) -> Any:
-    """torchvision's data set of `spec`: pairs of a tensor (3, side, side) and a class index."""
+    """Return torchvision's data set of `spec`: pairs of a tensor (3, side, side) and a class index."""
     name, path, part = parse(spec)
     with extra("vision"):
         from torchvision import datasets, transforms
@@ -202,7 +208,7 @@ def _samples(spec: str, augment: bool) -> Any:
 
 
 def parse(spec: str) -> tuple[str, Path, str]:
-    """The name of the kind, the path, and the part where there is one. Raises `UsageError` for another form."""
+    """Return the name of the kind, the path, and the part or "". Raises `UsageError` for another form."""
     name, _, rest = spec.partition(":")
     path, _, part = (rest, "", "") if name == "imagefolder" else rest.rpartition(":")
     if not path or (name != "imagefolder" and part not in ("train", "test")):
@@ -211,7 +217,7 @@ def parse(spec: str) -> tuple[str, Path, str]:
 
 
 def _classes(spec: str, path: Path) -> list[str]:
-    """The classes of an image folder, two at least; a label is the index of one."""
+    """List the classes of an image folder; a label is the index of one. Raises `UsageError` for fewer than two."""
     try:
         names = sorted(entry.name for entry in path.iterdir() if entry.is_dir())
     except OSError as error:
@@ -222,13 +228,13 @@ def _classes(spec: str, path: Path) -> list[str]:
             f"Name one of them: imagefolder:{path / names[0]}",
         )
     if len(names) < 2:
-        found = f"only one class, '{names[0]}'" if names else "no classes"
-        raise UsageError(f"{spec}: {path} holds {found}.", _LAYOUT)
+        content = f"only one class, '{names[0]}'" if names else "no classes"
+        raise UsageError(f"{spec}: {path} holds {content}.", _LAYOUT)
     return names
 
 
 def _opened(path: str) -> Image:
-    """The image at `path`, in red, green and blue."""
+    """Read the image at `path` as RGB. Raises `UsageError` if it can't be read."""
     from PIL import Image
 
     try:

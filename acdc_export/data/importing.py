@@ -1,4 +1,4 @@
-"""`package.module:callable`, the way in which a user names code of their own."""
+"""Import the callable that a user names as `package.module:callable`."""
 
 from __future__ import annotations
 
@@ -13,29 +13,31 @@ from ..extras import extra
 
 
 def reason(error: BaseException) -> str:
-    """What an exception in a user's code says, in one line."""
+    """The message of an exception in a user's code, in one line."""
     first = str(error).strip().partition("\n")[0].rstrip(".")
     return f"{type(error).__name__}: {first}" if first else type(error).__name__
 
 
 def import_named(spec: str, what: str, built_in: Sequence[str]) -> Callable[..., Any]:
-    """The callable that `spec` names. It is looked for where Python looks, and then in the working directory.
+    """Import the callable that `spec` names. It is looked for where Python looks, and then in the working directory.
 
     Args:
-        what: it is to be, for errors ("model", "data").
+        what: says in errors what the callable is for ("model", "data").
         built_in: names that the user may have meant.
 
     Raises:
-        UsageError: no such module, one that fails to import, or no such callable in it.
-        RuntimeUnavailable: it needs torchvision, which is not installed.
+        UsageError: there is no such module, its import fails, or it has no such callable.
+        RuntimeUnavailable: the module needs torchvision, which is not installed.
     """
     module_name, _, attribute = spec.partition(":")
-    here = str(Path.cwd())
-    sys.path.append(here)  # at the end, so that no local file stands in for a package
+    working_directory = str(Path.cwd())
+    sys.path.append(working_directory)  # at the end, so that no local file stands in for a package
     try:
         module = import_module(module_name)
     except Exception as error:  # a user's module can fail in any way
-        if isinstance(error, ModuleNotFoundError) and error.name == "torchvision":  # whose networks our pipelines name
+        if (
+            isinstance(error, ModuleNotFoundError) and error.name == "torchvision"
+        ):  # built-in pipelines name its networks
             with extra("vision"):
                 raise
         raise UsageError(
@@ -43,12 +45,12 @@ def import_named(spec: str, what: str, built_in: Sequence[str]) -> Callable[...,
             f"Give package.module:callable, from a module that Python finds; built in: {', '.join(built_in)}.",
         ) from error
     finally:
-        sys.path.remove(here)
-    found = getattr(module, attribute, None)
-    if not callable(found):
+        sys.path.remove(working_directory)
+    function = getattr(module, attribute, None)
+    if not callable(function):
         names = [name for name in dir(module) if callable(getattr(module, name)) and not name.startswith("_")]
         raise UsageError(
             f"{module_name} has no callable '{attribute}'{nearest(attribute, names)}.",
             f"Name the function that returns the {what}: {module_name}:function",
         )
-    return found  # type: ignore[no-any-return]
+    return function  # type: ignore[no-any-return]

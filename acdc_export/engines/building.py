@@ -29,7 +29,7 @@ def build(
     stem: Path,
     *,
     precision: str,
-    batch_size: int,
+    batch_sizes: Sequence[int],
     cpus: Sequence[int],
     inputs: Arrays,
     timeouts: Timeouts = DEFAULT_TIMEOUTS,
@@ -37,11 +37,12 @@ def build(
     """Have the target's runtime make of `model` its own form in `precision`. If that fails, nothing of it is left.
 
     Args:
-        model: as the target takes it in float32.
+        model: as the target takes it in FP32.
         stem: the path of the new files up to their suffixes, which the runtime chooses: `STEM.xml` and `STEM.bin`.
-        batch_size: of the model.
+        batch_sizes: those that the new form has to take; the first is the one that it calibrates with.
         cpus: the cores that the process is pinned to, with a thread on each.
-        inputs: samples to calibrate by, by the names of the model's inputs; whole batches.
+        inputs: samples to calibrate by, by the names of the model's inputs, in whole batches of the first size; none
+            where the precision needs none.
 
     Raises:
         ModelRefused: the runtime does not take the model or the precision, can't build at all, or did something else
@@ -52,13 +53,13 @@ def build(
             are there already.
     """
     check_cores(cpus)
-    _check_samples(inputs, batch_size)
+    _check_samples(inputs, batch_sizes[0])
     if there := _files(stem):
         raise UsageError(f"{there[0]} is there already.", "Remove it, or name another place for what is built.")
     worker = Worker(target, environment, model, timeouts, in_memory=False)  # all samples at once may be a gigabyte
     try:
         with worker:
-            said, zeros = worker.build(stem, precision=precision, batch_size=batch_size, cpus=cpus, inputs=inputs)
+            said, zeros = worker.build(stem, precision=precision, batch_sizes=batch_sizes, cpus=cpus, inputs=inputs)
             files = _files(stem)
             if Path(said) not in files:
                 raise worker.refused("build", f"it gives {said!r}, which is no file {stem.absolute()}.*")
@@ -71,7 +72,7 @@ def build(
 
 def _check_samples(inputs: Arrays, batch_size: int) -> None:
     counts = {len(array) for array in inputs.values()}
-    if len(counts) != 1 or counts == {0} or any(count % batch_size for count in counts):
+    if inputs and (len(counts) != 1 or counts == {0} or any(count % batch_size for count in counts)):
         raise UsageError(
             f"Samples to calibrate by come in whole batches of {batch_size}, as many for each input; these are "
             f"{sorted(counts)}.",

@@ -17,10 +17,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
-from ..config import Runtime, Target
+from ..config import HOST, Runtime, Target
 from ..errors import RuntimeUnavailable
 from ..files import new_folder, output_errors, write_json
 from ..progress import SILENT, Progress
@@ -57,6 +58,14 @@ class Environment:
     python: Path
     locked: dict[str, str]  # versions by distribution
     folder: Path
+    ours: bool = True  # made by us, and not the interpreter that we run in
+
+    @property
+    def repair(self) -> str:
+        """What a user can do about an environment that doesn't work."""
+        if self.ours:
+            return f"Remove {self.folder} to have it installed anew, or choose another target."
+        return f"Install what its engine.py imports beside acdc-export, for {self.python}."
 
 
 @dataclass(frozen=True)
@@ -84,7 +93,7 @@ def ensure(
         accept_licenses: names of runtimes whose licenses are accepted; see `licenses.require`.
         ask: shows a notice and returns whether its license is accepted; None where nobody can be asked.
         locked: versions by distribution that it has to hold, these and no others, as a bundle records them; None
-            takes what the target's requirements.txt leads to.
+            takes what the target's requirements.txt leads to. The host's own interpreter is taken as it is.
 
     Raises:
         RuntimeUnavailable: the wrong machine, no Python that it supports, a license that wasn't accepted, or
@@ -94,6 +103,9 @@ def ensure(
     """
     runtime = target.runtime
     _check_machine(runtime)
+    if runtime.python == HOST:
+        licenses.require(target, accept_licenses, ask)
+        return host()
     asked = _spec(target, locked)
     found = _find(asked)
     if found is None:
@@ -110,6 +122,8 @@ def status(target: Target) -> Status:
     """What `ensure` would find, without installing or asking anything; takes well under a second."""
     try:
         _check_machine(target.runtime)
+        if target.runtime.python == HOST:
+            return Status("installed", "in the interpreter at hand")
         if found := _find(spec.ordinary(target)):
             return Status("installed", f"in {found.folder}")
         _interpreter(target.runtime)
@@ -118,6 +132,21 @@ def status(target: Target) -> Status:
     if not licenses.is_accepted(target):
         return Status("installable", f"on first use, with --accept-license {target.runtime.name}")
     return Status("installable", "on first use")
+
+
+def host() -> Environment:
+    """The interpreter that this runs in, for a target that needs nothing else. There is nothing to install or to lock:
+    what it holds is recorded, so that a later check can tell what differs."""
+    locked = {name: version(name) for name in ("numpy", "acdc-export") if _is_installed(name)}
+    return Environment(Path(sys.executable), locked, Path(sys.prefix), ours=False)
+
+
+def _is_installed(distribution: str) -> bool:
+    try:
+        version(distribution)
+    except PackageNotFoundError:  # acdc-export on PYTHONPATH alone
+        return False
+    return True
 
 
 def supported_minors(python: str) -> list[int]:

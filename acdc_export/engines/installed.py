@@ -43,7 +43,14 @@ class InstalledTarget:
         )
 
     def build(
-        self, model: Path, stem: Path, *, precision: str, batch_size: int, cpus: Sequence[int], inputs: Arrays
+        self,
+        model: Path,
+        stem: Path,
+        *,
+        precision: str,
+        batch_sizes: Sequence[int],
+        cpus: Sequence[int],
+        inputs: Arrays,
     ) -> Built:
         """Have the runtime make its own form of a model; as `building.build`, which tells what it raises."""
         return building.build(
@@ -52,7 +59,7 @@ class InstalledTarget:
             model,
             stem,
             precision=precision,
-            batch_size=batch_size,
+            batch_sizes=batch_sizes,
             cpus=cpus,
             inputs=inputs,
         )

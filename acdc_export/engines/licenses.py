@@ -1,4 +1,4 @@
-"""Licenses that a user must accept before a runtime is installed or used; asked once, then remembered."""
+"""Licenses that a user must accept before a runtime is installed or used. The user is asked once."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from ..files import write_json
 from .home import home
 
 VARIABLE = "ACDC_EXPORT_ACCEPT_LICENSE"
-"""Names of runtimes, separated by commas, whose licenses are accepted: for machines without a terminal."""
+"""This variable accepts licenses where there is no terminal: names of runtimes, separated by commas."""
 
 
 def require(target: Target, accepted: frozenset[str], ask: Callable[[str], bool] | None) -> None:
-    """Return if the license of the target's runtime needs no acceptance, or has it.
+    """Ensure that the license of the target's runtime is accepted, or needs no acceptance.
 
     Args:
         accepted: names of runtimes accepted on the command line.
         ask: shows a notice of several lines and returns the answer; None where nobody can be asked.
 
     Raises:
-        RuntimeUnavailable: it is not accepted. The remedy names the option that accepts it.
+        RuntimeUnavailable: the license is not accepted. The remedy names the option that accepts it.
     """
     if not target.license.accept or _is_remembered(target):
         return
     name, terms = target.runtime.name, target.license
-    given = (accepted | _by_variable()) - {""}
-    if name not in given and not (ask is not None and ask(notice(target))):
-        instead = f"; accepted was {', '.join(sorted(given))}" if given else ""
+    runtimes = (accepted | _by_variable()) - {""}
+    if name not in runtimes and not (ask is not None and ask(notice(target))):
+        instead = f"; accepted was {', '.join(sorted(runtimes))}" if runtimes else ""
         raise RuntimeUnavailable(
             f"{name} comes under the {terms.name} ({terms.url}), which has not been accepted{instead}.",
             f"Read it; to accept it, repeat the command with --accept-license {name}, or set {VARIABLE}={name}.",
@@ -49,16 +49,16 @@ def is_accepted(target: Target) -> bool:
 
 
 def notice(target: Target) -> str:
-    """What a user is shown before being asked."""
+    """The text that a user reads before the question."""
     return f"{target.license.notice}\n{target.license.name}: {target.license.url}".strip()
 
 
 def _by_variable() -> set[str]:
-    return {part.strip() for part in os.environ.get(VARIABLE, "").split(",")}
+    return {name.strip() for name in os.environ.get(VARIABLE, "").split(",")}
 
 
 def _is_remembered(target: Target) -> bool:
-    """Whether this very license was accepted before, for the target's runtime."""
+    """Whether exactly this license was accepted before, for the target's runtime."""
     record = _read().get(target.runtime.name)
     return isinstance(record, dict) and (record.get("license"), record.get("url")) == _identity(target)
 
@@ -72,7 +72,7 @@ def _file() -> Path:
 
 
 def _read() -> dict[str, Any]:
-    """What was accepted so far. A file that can't be read only means that one is asked again."""
+    """The records of accepted licenses, by runtime. If the file can't be read, the user is asked again."""
     try:
         records = json.loads(_file().read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -84,7 +84,7 @@ def _remember(target: Target) -> None:
     name, url = _identity(target)
     today = datetime.now(UTC).date().isoformat()
     records = {**_read(), target.runtime.name: {"license": name, "url": url, "accepted": today}}
-    # A home that can't be written (one that an administrator prepared) is no reason to refuse what was accepted.
+    # An administrator may have prepared a home that can't be written: the license is accepted all the same.
     with suppress(OSError):
         _file().parent.mkdir(parents=True, exist_ok=True)
         temporary = _file().with_name(f".licenses.json.tmp-{os.getpid()}")

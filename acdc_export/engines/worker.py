@@ -1,4 +1,4 @@
-"""One model in one runtime in one process of its own, spoken to as docs/engine-protocol.md describes."""
+"""Run one model in one runtime in a process of its own. docs/engine-protocol.md describes the protocol."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ from numpy.typing import NDArray
 from .. import resources
 from ..config import Target
 from ..errors import EngineDied, EngineError, EngineTimeout, ModelRefused, RuntimeUnavailable, UsageError
-from ..evidence.engine import Arrays, Turn
+from ..evidence.engine import Arrays, LayerTime, Turn
 from ..files import output_errors
 from .environment import Environment
 
 Zeros = dict[str, tuple[int, int]]
-"""Of each weight, how many are zero, of how many."""
+"""The number of zeros and of all elements, by the weight's name."""
 
 _COLOURS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
-PROTOCOL = 4
-"""What `targets/serve.py` has to answer to `hello`."""
+PROTOCOL = 5
+"""The version that `targets/serve.py` has to answer to `hello`."""
 
 _MEMORY = Path("/dev/shm")
-_ROOM = 512 * 2**20  # bytes; containers often have a /dev/shm of 64 MiB, which one batch of images fills
+_ROOM = 512 * 2**20  # bytes; containers often have a /dev/shm of 64 MiB, and one batch of images fills that
 _PREFIX = "acdc-export-"
 _REMEDIES = {
     "SIGKILL": "It was killed from outside, most often because memory ran out: try a smaller batch size.",
@@ -49,11 +49,11 @@ _ELSEWHERE = "with TMPDIR"
 
 @dataclass(frozen=True)
 class Timeouts:
-    """How long a worker may take before it counts as hung, in seconds."""
+    """The time that a worker may take before it counts as hung, in seconds."""
 
     start: float = 60.0  # to say hello
     load: float = 300.0  # to import the runtime and load the model
-    build: float = 1800.0  # to import it and make another form of the model
+    build: float = 1800.0  # to import it and build another form of the model
     run: float = 60.0  # for one run; `time` gets it once more for every repeat, or 20 times the slowest run so far
     short: float = 30.0  # for everything else
     close: float = 5.0  # to end by itself
@@ -77,18 +77,18 @@ def open_engine(
     """Load `model` into the target's runtime, in a process of its own.
 
     Args:
-        batch_size: how many samples each run will have.
-        threads: how many the runtime may use.
+        batch_size: the number of samples in each run.
+        threads: the number of threads that the runtime may use.
         cpus: the cores that the process is pinned to; None leaves it to the system.
-        precision: what the runtime is asked to compute in.
-        wait: for the model to be loaded. Otherwise the first call does, and raises what loading it raises:
-            several engines may load at the same time.
+        precision: the precision that the runtime has to compute in.
+        wait: whether to wait until the model is loaded. Otherwise the first call waits, and raises the errors of
+            loading. So several engines can load at the same time.
 
     Raises:
         ModelRefused: the runtime does not take the model.
         RuntimeUnavailable: the interpreter does not start, or the runtime can't be imported in it.
-        EngineDied, EngineTimeout: it died or hung over the model.
-        UsageError: a core that this process may not use.
+        EngineDied, EngineTimeout: the runtime died or hung over the model.
+        UsageError: this process may not use one of the cores.
     """
     if cpus is not None:
         check_cores(cpus)
@@ -104,9 +104,10 @@ def open_engine(
 
 
 def check_cores(cpus: Sequence[int]) -> None:
-    """
+    """Check that this process may use these cores.
+
     Raises:
-        UsageError: there are none, or this process may not use them all.
+        UsageError: `cpus` is empty, or this process may not use all of them.
     """
     if not (cpus and set(cpus) <= os.sched_getaffinity(0)):
         usable = sorted(os.sched_getaffinity(0))
@@ -114,27 +115,31 @@ def check_cores(cpus: Sequence[int]) -> None:
 
 
 class Worker:
-    """An `evidence.engine.Engine`, and a context manager that closes it. `open_engine` makes one; `building.build` one
-    that has no model loaded, and is asked for `build` only.
+    """An `evidence.engine.Engine`, and a context manager that closes it.
 
-    Its process is in a session of its own, where the terminal's Ctrl-C does not reach it: this process ends it,
-    in `close`, at exit, or by dying. Not to be shared between threads, and kept by the thread that made it: the
+    `open_engine` opens a worker with a model. `building.build` opens one without a model, and only calls `build`.
+
+    Its process is in a session of its own, where the terminal's Ctrl-C does not reach it. This process ends it: in
+    `close`, at exit, or by dying. Use a worker only in the thread that opened it, and keep that thread alive: the
     kernel ends a worker together with the thread that started it.
     """
 
     def __init__(
         self, target: Target, environment: Environment, model: Path, timeouts: Timeouts, *, in_memory: bool = True
     ) -> None:
-        """`in_memory`: whether its folder may be there; that of what takes no time that is measured need not."""
+        """Start the process.
+
+        `in_memory` says whether the worker's folder may be in memory. Where no time is measured, it need not be.
+        """
         self._target, self._environment, self._model, self._timeouts = target, environment, model, timeouts
         self._received = b""
         self._loading = False
-        self._asking = False  # a question without its answer: whatever comes next on the pipe is not for us
-        self._slowest = math.inf  # seconds, of a run so far
+        self._pending = False  # a request without its answer: whatever comes next on the pipe is not for another call
+        self._slowest = math.inf  # seconds of the slowest run so far
         self._folder, self._lock = _shared_folder(in_memory)
         with output_errors(Path(tempfile.gettempdir()), _ELSEWHERE):
-            self._log = tempfile.TemporaryFile()  # noqa: SIM115, open as long as the worker
-        # -I: nothing of the user's Python setup gets in; -B: no bytecode beside engine.py, whose folder is hashed.
+            self._log = tempfile.TemporaryFile()  # noqa: SIM115, it stays open as long as the worker
+        # -I keeps the user's Python setup out. -B keeps bytecode out of the folder of engine.py, which is hashed.
         command = [environment.python, "-I", "-B", resources.root("targets") / "serve.py", target.folder.absolute()]
         try:
             self._process = subprocess.Popen(
@@ -152,7 +157,7 @@ class Worker:
                 raise
             raise RuntimeUnavailable(
                 f"{environment.python} does not start: {error.strerror}.",
-                f"Remove {environment.folder}, and it will be made anew.",
+                environment.repair,
             ) from error
         self._finalizer = weakref.finalize(
             self, _end, self._process, self._folder, self._lock, self._log, owner=os.getpid()
@@ -166,7 +171,7 @@ class Worker:
 
     @property
     def pid(self) -> int:
-        """The process, and the process group, of the runtime."""
+        """The id of the runtime's process, and of its process group."""
         return self._process.pid
 
     def ready(self) -> None:
@@ -175,20 +180,23 @@ class Worker:
             self._answer("load", self._timeouts.load)
 
     def build(
-        self, stem: Path, *, precision: str, batch_size: int, cpus: Sequence[int], inputs: Arrays
+        self, stem: Path, *, precision: str, batch_sizes: Sequence[int], cpus: Sequence[int], inputs: Arrays
     ) -> tuple[str, Zeros | None]:
-        """What `engine.py` answers to `build`: the path of what it made, and the zeros in it if it counts them."""
-        self._greet()
+        """Let `engine.py` build a model. Return its path, and its zeros if the engine counts them.
+
+        Raises what `_call` does, and `ModelRefused` for an answer of another form.
+        """
+        self._check_protocol()
         answer = self._call(
             "build",
             self._timeouts.build,
             model=str(self._model.absolute()),
             stem=str(stem.absolute()),
             precision=precision,
-            batch_size=batch_size,
+            batch_sizes=list(batch_sizes),
             threads=len(cpus),
             cpus=list(cpus),
-            inputs=self._written(inputs),
+            inputs=self._write(inputs),
         )
         try:
             return str(answer["path"]), _zeros(answer["weights"])
@@ -202,18 +210,28 @@ class Worker:
         return info
 
     def run(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
-        files = self._written(inputs)
+        files = self._write(inputs)
         start = time.perf_counter()
         outputs = self._call("run", self._timeouts.run, inputs=files, folder=str(self._folder))
-        self._saw(time.perf_counter() - start)
+        self._note_run(time.perf_counter() - start)
         return {name: np.load(file, allow_pickle=False) for name, file in outputs.items()}
 
     def time(self, inputs: Arrays, repeats: int) -> Turn:
         limit = self._timeouts.run + repeats * min(self._timeouts.run, 20 * self._slowest)
-        answer = self._call("time", limit, inputs=self._written(inputs), repeats=repeats)
+        answer = self._call("time", limit, inputs=self._write(inputs), repeats=repeats)
         nanoseconds = np.array(answer["nanoseconds"], dtype=np.int64)
-        self._saw(float(nanoseconds.max(initial=0)) / 1e9)
+        self._note_run(float(nanoseconds.max(initial=0)) / 1e9)
         return Turn(nanoseconds, answer["processor"], answer["preempted"])
+
+    def profile(self, inputs: Arrays, repeats: int) -> tuple[LayerTime, ...] | None:
+        limit = self._timeouts.load + repeats * self._timeouts.run  # it may load the model anew, to be timed by layer
+        rows = self._call("profile", limit, inputs=self._write(inputs), repeats=repeats)
+        if rows is None:
+            return None
+        try:
+            return tuple(LayerTime(str(row["name"]), str(row["operator"]), float(row["seconds"])) for row in rows)
+        except (KeyError, TypeError, ValueError):
+            raise self.refused("profile", "its rows are no names, operators and seconds") from None
 
     def peak_memory(self) -> int:
         return int(self._call("memory", self._timeouts.short))
@@ -224,18 +242,18 @@ class Worker:
     def cpu_seconds(self) -> float:
         self._check_open()
         self.ready()
-        # Not asked of the worker: it is told of one that is paused, too, and answering would itself take time.
+        # The kernel tells, not the worker: it also tells of a paused one, and an answer would itself take time.
         if _has_ended(self._process):
-            raise self._died("cpu_seconds")
+            raise self._death("cpu_seconds")
         try:
             return _cpu_seconds(self.pid)
         except (FileNotFoundError, ProcessLookupError):  # it ended just now, in a program that ignores SIGCHLD
-            raise self._died("cpu_seconds") from None
+            raise self._death("cpu_seconds") from None
 
     def pause(self) -> None:
         self._signal("pause", signal.SIGSTOP)
         with suppress(ChildProcessError):
-            # Wait until it stands; WNOWAIT leaves its state to be waited for by whoever reaps it.
+            # Wait until it has stopped. WNOWAIT leaves the state to whoever reaps the process.
             os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def resume(self) -> None:
@@ -243,7 +261,7 @@ class Worker:
 
     def close(self) -> None:
         try:
-            if self._finalizer.alive and not self._asking:
+            if self._finalizer.alive and not self._pending:
                 with suppress(EngineError):
                     self.resume()
                     self._call("close", self._timeouts.close)
@@ -252,8 +270,8 @@ class Worker:
             self._finalizer()
 
     def _start(self, batch_size: int, threads: int, cpus: Sequence[int] | None, precision: str) -> None:
-        self._greet()
-        self._ask(
+        self._check_protocol()
+        self._send(
             "load",
             model=str(self._model.absolute()),
             batch_size=batch_size,
@@ -263,7 +281,7 @@ class Worker:
         )
         self._loading = True
 
-    def _greet(self) -> None:
+    def _check_protocol(self) -> None:
         hello = self._call("hello", self._timeouts.start)
         if hello["protocol"] != PROTOCOL:
             raise EngineError(
@@ -271,48 +289,54 @@ class Worker:
             )
 
     def _call(self, call: str, seconds: float, **arguments: Any) -> Any:
-        """Ask the worker and return its result, or raise what became of it instead."""
+        """Send a call to the worker and return its result, which may take `seconds`.
+
+        Raises:
+            ModelRefused: the runtime answered with an error.
+            RuntimeUnavailable: the runtime can't be imported.
+            EngineDied, EngineTimeout: the worker died, or did not answer in time.
+        """
         self._check_open()
         self.ready()
-        self._ask(call, **arguments)
+        self._send(call, **arguments)
         return self._answer(call, seconds)
 
-    def _ask(self, call: str, **arguments: Any) -> None:
+    def _send(self, call: str, **arguments: Any) -> None:
         if _has_ended(self._process):
-            raise self._died(call)
-        if self._asking:
+            raise self._death(call)
+        if self._pending:
             raise EngineDied(f"{self._name} was interrupted, and can't go on.", "Open it again.")
-        self._asking = True
+        self._pending = True
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(json.dumps({"call": call, **arguments}).encode() + b"\n")
             self._process.stdin.flush()
         except BrokenPipeError:
-            raise self._died(call) from None
+            raise self._death(call) from None
 
     def _answer(self, call: str, seconds: float) -> Any:
         answer = json.loads(self._line(call, seconds))
-        self._asking = False
+        self._pending = False
         if "error" in answer:
             raise self._error(call, answer["error"])
         return answer["result"]
 
     def _line(self, call: str, seconds: float) -> bytes:
-        """The next line that the worker writes, waited for so many seconds."""
+        """Wait up to `seconds` for the next line that the worker writes."""
         assert self._process.stdout is not None
         deadline = time.monotonic() + seconds
         with selectors.DefaultSelector() as selector:
             selector.register(self._process.stdout, selectors.EVENT_READ)
             while b"\n" not in self._received:
                 left = deadline - time.monotonic()
-                # Looking once a second: a child of the runtime may hold the pipe open when the runtime is gone.
+                # Look once a second: a child of the runtime may hold the pipe open when the runtime is gone.
                 if selector.select(min(max(left, 0.0), 1.0)):
                     chunk = os.read(self._process.stdout.fileno(), 1 << 16)
                     if not chunk:
-                        raise self._died(call)
+                        raise self._death(call)
                     self._received += chunk
                 elif _has_ended(self._process):
-                    raise self._died(call)
+                    raise self._death(call)
                 elif left <= 0:
                     _kill(self._process)
                     raise EngineTimeout(
@@ -323,7 +347,7 @@ class Worker:
         line, _, self._received = self._received.partition(b"\n")
         return line
 
-    def _died(self, call: str) -> EngineDied:
+    def _death(self, call: str) -> EngineDied:
         _ends_within(self._process, self._timeouts.close)
         cause = _cause(_kill(self._process))
         return EngineDied(
@@ -336,12 +360,12 @@ class Worker:
         if call in ("load", "build") and error["type"] in ("ImportError", "ModuleNotFoundError"):
             return RuntimeUnavailable(
                 f"{self._target.runtime.name} can't be imported: {message}",
-                f"Remove {self._environment.folder} to have it installed anew, or choose another target.",
+                self._environment.repair,
             )
         return self.refused(call, f"{error['type']}: {message}")
 
-    def refused(self, call: str, said: str) -> ModelRefused:
-        """The error that says so, and where to look."""
+    def refused(self, call: str, answer: str) -> ModelRefused:
+        """The error for a call that the runtime refused with `answer`, and where to look."""
         if call == "load":
             toml = self._target.folder / "target.toml"
             remedy = f"[graph] in {toml} says which graphs the runtime takes, and which passes lead there."
@@ -349,7 +373,7 @@ class Worker:
             remedy = "Compare the names, shapes and dtypes of the inputs with the model's."
         else:
             remedy = f"`{call}` is answered by {self._target.folder / 'engine.py'}."
-        return ModelRefused(f"{self._name} refused `{call}`: {said}", remedy)
+        return ModelRefused(f"{self._name} refused `{call}`: {answer}", remedy)
 
     @property
     def _name(self) -> str:
@@ -358,13 +382,13 @@ class Worker:
     def _last_words(self) -> str:
         """The last line that the worker wrote to standard error."""
         end = os.fstat(self._log.fileno()).st_size
-        # By position: the worker writes at the offset that it shares with us.
+        # Read by position: the worker shares the offset of the file with us, and writes there.
         tail = os.pread(self._log.fileno(), 4096, max(0, end - 4096)).decode(errors="replace")
         lines = [line for raw in tail.splitlines() if (line := _printable(raw))]
         return lines[-1][-500:] if lines else "none."
 
-    def _written(self, inputs: Arrays) -> dict[str, str]:
-        """Lay arrays where the worker reads them: files by name."""
+    def _write(self, inputs: Arrays) -> dict[str, str]:
+        """Write arrays where the worker reads them. Return the files by name."""
         files = {}
         with output_errors(self._folder, _ELSEWHERE):
             for index, (name, array) in enumerate(inputs.items()):
@@ -372,13 +396,13 @@ class Worker:
                 np.save(files[name], np.asarray(array, order="C"), allow_pickle=False)
         return files
 
-    def _saw(self, seconds: float) -> None:
+    def _note_run(self, seconds: float) -> None:
         self._slowest = seconds if math.isinf(self._slowest) else max(self._slowest, seconds)
 
     def _signal(self, call: str, number: signal.Signals) -> None:
         self._check_open()
         if _has_ended(self._process):
-            raise self._died(call)
+            raise self._death(call)
         os.killpg(self.pid, number)
 
     def _check_open(self) -> None:
@@ -391,7 +415,7 @@ def _zeros(weights: Any) -> Zeros | None:
 
 
 def _has_ended(process: subprocess.Popen[bytes]) -> bool:
-    """Whether it has, without reaping it: as long as it isn't reaped, nothing else can get its number."""
+    """Whether the process has ended. This doesn't reap it: until then no other process can get its id."""
     if process.returncode is not None:
         return True
     try:
@@ -401,12 +425,12 @@ def _has_ended(process: subprocess.Popen[bytes]) -> bool:
 
 
 def _printable(line: str) -> str:
-    """A line without what moves a terminal's cursor, colours it, or can't stand in XML."""
+    """Remove what moves a terminal's cursor, colours text, or can't stand in XML."""
     return "".join(character for character in _COLOURS.sub("", line) if character.isprintable()).strip()
 
 
 def _cpu_seconds(pid: int) -> float:
-    """Processor time of all threads of a process, those that have ended included; the kernel counts in 10 ms."""
+    """Seconds of processor time of all threads of a process, ended ones included; the kernel counts in 10 ms."""
     stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
     # The second field is the program's name in parentheses, which may itself hold spaces and parentheses.
     after_name = stat.rpartition(")")[2].split()
@@ -415,7 +439,7 @@ def _cpu_seconds(pid: int) -> float:
 
 
 def _ends_within(process: subprocess.Popen[bytes], seconds: float) -> bool:
-    """Wait for its end, and return whether that came."""
+    """Wait up to `seconds` for the end of the process. Return whether it has ended."""
     deadline = time.monotonic() + seconds
     while not (ended := _has_ended(process)) and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -423,7 +447,7 @@ def _ends_within(process: subprocess.Popen[bytes], seconds: float) -> bool:
 
 
 def _kill(process: subprocess.Popen[bytes]) -> int:
-    """End what is left of its process group, reap it, and return its exit code. SIGKILL reaches stopped ones too."""
+    """Kill the process group, reap the process, and return its exit code. SIGKILL reaches stopped processes too."""
     if process.returncode is None:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
@@ -431,7 +455,7 @@ def _kill(process: subprocess.Popen[bytes]) -> int:
 
 
 def _cause(code: int) -> str:
-    """How a process ended: "SIGSEGV", "exit status 1"."""
+    """Say how a process ended: "SIGSEGV", "exit status 1"."""
     if code >= 0:
         return f"exit status {code}"
     with suppress(ValueError):
@@ -440,10 +464,10 @@ def _cause(code: int) -> str:
 
 
 def _shared_folder(in_memory: bool) -> tuple[Path, int]:
-    """A new folder for arrays, in memory if it may be and there is room, and the descriptor that holds its lock.
+    """Make a folder for arrays, in memory if it may be and there is room. Return it and the descriptor of its lock.
 
-    The lock tells others that its owner lives. A process id would not: containers share a /dev/shm without
-    sharing process ids.
+    The lock tells others that its owner is alive. A process id would not: containers share a /dev/shm without sharing
+    process ids.
     """
     usable = os.access(_MEMORY, os.W_OK | os.X_OK) and shutil.disk_usage(_MEMORY).free >= _ROOM
     parent = _MEMORY if in_memory and usable else Path(tempfile.gettempdir())
@@ -465,10 +489,10 @@ def _locked(folder: Path) -> int:
 
 def _sweep(parent: Path) -> None:
     """Remove the folders of processes that were killed."""
-    for left in parent.glob(f"{_PREFIX}*"):
+    for folder in parent.glob(f"{_PREFIX}*"):
         with suppress(OSError):  # somebody else's, or in use
-            if time.time() - left.stat().st_mtime > 60:  # a younger one may not have come to its lock yet
-                _remove(left, _locked(left))
+            if time.time() - folder.stat().st_mtime > 60:  # a younger folder may not have its lock yet
+                _remove(folder, _locked(folder))
 
 
 def _remove(folder: Path, lock: int, log: IO[bytes] | None = None) -> None:
@@ -479,7 +503,7 @@ def _remove(folder: Path, lock: int, log: IO[bytes] | None = None) -> None:
 
 
 def _end(process: subprocess.Popen[bytes], folder: Path, lock: int, log: IO[bytes], owner: int) -> None:
-    """End the process for sure, and leave nothing of it. A fork of ours has no say in it."""
+    """Kill the process, and remove all that it leaves. A fork of the owner does nothing here."""
     if os.getpid() != owner:
         return
     _kill(process)

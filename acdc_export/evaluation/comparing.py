@@ -9,17 +9,18 @@ from datetime import UTC, datetime
 from ..evidence import latency
 from ..evidence.gates import Measurement, Verdict
 from ..evidence.latency import Alternation
+from ..evidence.metrics import versus_fastest
+from ..lowering import Deployment
 from ..pair import HALVES
 from ..records.comparison import Candidate, Comparison
 from ..records.report import Report
 from ..version import __version__
-from .setup import Deployment
 from .static import StaticResults
-from .timing import Timing, title_of, variant_name, versus_fastest
+from .timing import Timing, title_of, variant_name
 
 
 def compare(
-    examined: Sequence[StaticResults],
+    results: Sequence[StaticResults],
     reports: Sequence[Report],
     timing: Timing,
     *,
@@ -35,24 +36,21 @@ def compare(
     Args:
         missing: deployments that were asked for and could not be examined, and why. Of a survey they are no failure.
     """
-    evaluation = examined[0].evaluation
+    evaluation = results[0].evaluation
     judged = next(iter(timing.workloads.values()))
-    candidates = [one for both in zip(examined, reports, strict=True) for one in _halves(*both)]
-    known = {one.name for one in candidates}
-    for control in {one.name: one for each in examined for one in each.evaluation.controls}.values():
-        name = variant_name("dense", control.name)
-        if name in judged.variants and name not in known:
-            candidates.append(_control(name, control))
-    dense = [one.name for one in candidates if one.half == "dense"]
+    candidates = _candidates(results, reports, judged)
+    dense = [candidate.name for candidate in candidates if candidate.half == "dense"]
     first = variant_name("dense", reference) if variant_name("dense", reference) in dense else dense[0]
-    names = [first, *(one.name for one in candidates if one.name != first)]
-    verdicts = [_verdict(one.evaluation.deployment, report) for one, report in zip(examined, reports, strict=True)]
+    names = [first, *(candidate.name for candidate in candidates if candidate.name != first)]
+    verdicts = [_verdict(result.evaluation.deployment, report) for result, report in zip(results, reports, strict=True)]
     if not survey:
         verdicts += [Verdict(name, "not measured", reason) for name, reason in missing.items()]
-    workloads = tuple(workload.seen({name: name for name in names}) for workload in timing.workloads.values())
-    titles = (title_of(workload, evaluation) for workload in timing.workloads)
+    latencies = {
+        workload: alternation.latency({name: name for name in names})
+        for workload, alternation in timing.workloads.items()
+    }
     steadiness = [
-        note for workload, title in zip(workloads, titles, strict=True) for note in latency.notes(workload, title)
+        note for workload, seen in latencies.items() for note in latency.notes(seen, title_of(workload, evaluation))
     ]
     return Comparison(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -61,10 +59,12 @@ def compare(
         pair=evaluation.pair.name,
         machine=evaluation.machine,
         candidates=tuple(
-            replace(one, versus_dense=_versus_dense(one.name, dense, judged)) if one.half == "sparse" else one
-            for one in candidates
+            replace(candidate, versus_dense=_versus_dense(candidate.name, dense, judged))
+            if candidate.half == "sparse"
+            else candidate
+            for candidate in candidates
         ),
-        latency=workloads,
+        latency=tuple(latencies.values()),
         verdicts=tuple(verdicts),
         survey=survey,
         require_deployable=require_deployable,
@@ -73,10 +73,24 @@ def compare(
     )
 
 
-def _halves(found: StaticResults, report: Report) -> Iterator[Candidate]:
-    evaluation = found.evaluation
+def _candidates(results: Sequence[StaticResults], reports: Sequence[Report], judged: Alternation) -> list[Candidate]:
+    """The halves of all evaluations, and the twin in those controls that are no evaluation themselves."""
+    candidates = [
+        candidate for result, report in zip(results, reports, strict=True) for candidate in _halves(result, report)
+    ]
+    names = {candidate.name for candidate in candidates}
+    controls = {control.name: control for result in results for control in result.evaluation.controls}
+    for control in controls.values():
+        name = variant_name("dense", control.name)
+        if name in judged.variants and name not in names:
+            candidates.append(_control(name, control))
+    return candidates
+
+
+def _halves(result: StaticResults, report: Report) -> Iterator[Candidate]:
+    evaluation, accuracy = result.evaluation, result.accuracy
     for half in HALVES:
-        right = found.accuracy
+        sparse = half == "sparse"
         yield Candidate(
             name=variant_name(half, evaluation.deployment.name),
             half=half,
@@ -85,11 +99,11 @@ def _halves(found: StaticResults, report: Report) -> Iterator[Candidate]:
             runtime=report.target.runtime,
             version=report.target.version,
             deployable=report.target.deployable,
-            accuracy=None if right is None else right.sparse if half == "sparse" else right.dense,
-            size=report.size.sparse if half == "sparse" else report.size.dense,
-            loading=found.loading[str(evaluation.gated)][half],
-            verdict=report.verdict if half == "sparse" else None,
-            bundle=f"{evaluation.pair.name}-{evaluation.deployment.name}" if half == "sparse" else None,
+            accuracy=None if accuracy is None else accuracy.sparse if sparse else accuracy.dense,
+            size=report.size.sparse if sparse else report.size.dense,
+            loading=result.loading[str(evaluation.gated)][half],
+            verdict=report.verdict if sparse else None,
+            bundle=f"{evaluation.pair.name}-{evaluation.deployment.name}" if sparse else None,
         )
 
 
@@ -111,7 +125,7 @@ def _control(name: str, control: Deployment) -> Candidate:
 
 
 def _versus_dense(name: str, dense: Sequence[str], judged: Alternation) -> Measurement | None:
-    return versus_fastest(judged.seen({one: one for one in (name, *dense)}))
+    return versus_fastest(judged.latency({variant: variant for variant in (name, *dense)}).ratios)
 
 
 def _verdict(deployment: Deployment, report: Report) -> Verdict:

@@ -1,48 +1,43 @@
-"""What was found, put into the forms that are written: gate metrics, report, manifest."""
+"""Results in the forms that are written: the facts that gates are judged by, report, manifest."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from .. import files
 from ..bundle import Manifest, ModelFile
-from ..evidence.gates import Measurement, Verdict, judge
+from ..evidence import metrics
+from ..evidence.gates import Verdict, judge
+from ..evidence.metrics import Facts
 from ..pair import HALVES
 from ..records.report import PairFacts, Report, SizeFacts, TargetFacts
 from ..version import __version__
 from . import timing
-from .lowering import is_static
 from .static import StaticResults
 from .timing import Timed
 
 
-def measurements(found: StaticResults, timed: Timed) -> dict[str, Measurement | None]:
-    """The metrics that gates may name (`gates.METRICS`), at the gated batch size; None where not measured."""
-    evaluation, structure, accuracy = found.evaluation, found.structure, found.accuracy
-    gated = timed.latency[0]
-    parities = [half for halves in found.parity.values() for half in halves.values()]
-    known = structure.zeros is not None and structure.total
-    sparse = gated.variants.get("sparse")
-    return {
-        **timing.metrics(evaluation, gated),
-        "accuracy.drop": accuracy.drop if accuracy else None,
-        "accuracy.sparse": accuracy.sparse if accuracy else None,
-        "memory.peak": Measurement.exact(sparse.memory) if sparse else None,
-        "parity": Measurement.exact(max(half.required for half in parities)),
-        "parity.max_abs": Measurement.exact(max(half.max_abs for half in parities)),
-        "quantization.drop": found.quantization.drop if found.quantization else None,
-        "size": Measurement.exact(found.models["sparse", evaluation.gated].size),
-        "sparsity": Measurement.exact((structure.zeros or 0) / (structure.total or 1)) if known else None,
-        "supported_ops": None if structure.supported_ops is None else Measurement.exact(structure.supported_ops),
-    }
+def facts(results: StaticResults, timed: Timed) -> Facts:
+    """All that metrics are computed from, at the gated batch size."""
+    return replace(
+        timing.facts(results.evaluation, timed.latency[0]),
+        accuracy=results.accuracy,
+        quantization=results.quantization,
+        parities=tuple(parity for halves in results.parity.values() for parity in halves.values()),
+        zeros=results.structure.zeros,
+        total=results.structure.total,
+        size=results.models["sparse", results.evaluation.gated].size,
+        supported_ops=results.structure.supported_ops,
+    )
 
 
-def report(found: StaticResults, timed: Timed, *, deployable: bool, notes: Iterable[str], seconds: float) -> Report:
-    """Judge what was found (with `deployable`, by the license too), and put it on record."""
-    evaluation, target = found.evaluation, found.evaluation.target
+def report(results: StaticResults, timed: Timed, *, deployable: bool, notes: Iterable[str], seconds: float) -> Report:
+    """Judge what was results (with `deployable`, by the license too), and put it on record."""
+    evaluation, target = results.evaluation, results.evaluation.target
     pair, record = evaluation.pair, evaluation.pair.record
-    measured = measurements(found, timed)
+    measured = metrics.values(facts(results, timed))
     verdicts = [judge(gate, measured) for gate in evaluation.gates]
     if deployable:
         verdicts.append(Verdict("deployable", "pass" if target.license.deployable else "fail", target.license.name))
@@ -64,9 +59,9 @@ def report(found: StaticResults, timed: Timed, *, deployable: bool, notes: Itera
         target=TargetFacts(
             name=target.name,
             description=target.description,
-            runtime=found.info["sparse"]["runtime"],
-            version=found.info["sparse"]["version"],
-            instruction_set=found.info["sparse"].get("instruction_set"),
+            runtime=results.info["sparse"]["runtime"],
+            version=results.info["sparse"]["version"],
+            instruction_set=results.info["sparse"].get("instruction_set"),
             license=target.license.name,
             deployable=target.license.deployable,
             notice=target.license.notice,
@@ -76,35 +71,36 @@ def report(found: StaticResults, timed: Timed, *, deployable: bool, notes: Itera
         machine=evaluation.machine,
         precision=evaluation.deployment.precision,
         gated_batch_size=evaluation.gated,
-        structure=found.structure,
-        size=SizeFacts(*(found.models[half, evaluation.gated].size for half in HALVES)),
-        loading=found.loading,
-        parity=found.parity,
-        accuracy=found.accuracy,
-        quantization=found.quantization,
+        structure=results.structure,
+        size=SizeFacts(*(results.models[half, evaluation.gated].size for half in HALVES)),
+        loading=results.loading,
+        parity=results.parity,
+        accuracy=results.accuracy,
+        quantization=results.quantization,
+        profile=results.profile,
         latency=timed.latency,
         control=timing.fastest_dense(timed.latency[0]),
         measured=measured,
         gates=tuple(verdicts),
-        notes=(*notes, *timed.notes, *found.notes),
+        notes=(*notes, *timed.notes, *results.notes),
     )
 
 
-def manifest(found: StaticResults) -> Manifest:
+def manifest(results: StaticResults) -> Manifest:
     """What the bundle holds, and what `verify` needs to know."""
-    evaluation, target, record = found.evaluation, found.evaluation.target, found.evaluation.pair.record
-    names = {found.models["sparse", size].path.name: size for size in evaluation.batch_sizes}
+    evaluation, target, record = results.evaluation, results.evaluation.target, results.evaluation.pair.record
+    names = {results.models["sparse", size].path.name: size for size in evaluation.batch_sizes}
     return Manifest(
         name=evaluation.pair.name,
         target=target.name,
         target_sha256=files.folder_sha256(target.folder),
         runtime=target.runtime.name,
         precision=evaluation.deployment.precision,
-        models=tuple(ModelFile(name, size if is_static(target) else None) for name, size in names.items()),
+        models=tuple(ModelFile(name, size if target.graph.batch == "each" else None) for name, size in names.items()),
         inputs=record.inputs,
         outputs=record.outputs,
         batch_sizes=evaluation.batch_sizes,
         gated_batch_size=evaluation.gated,
-        tolerance=evaluation.deployment.tolerance,
-        supported_ops=found.structure.supported_ops,
+        tolerance=evaluation.deployment.settings.tolerance,
+        supported_ops=results.structure.supported_ops,
     )

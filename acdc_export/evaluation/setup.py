@@ -1,77 +1,38 @@
-"""What is tried: a pair, where it is put, and how it is measured."""
+"""What is evaluated: a pair in one deployment, and how it is measured and judged there."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
-from .. import lowering
 from ..config import Target
 from ..data import Data
-from ..engines import InstalledTarget
 from ..evidence import batches
 from ..evidence.engine import Engine
 from ..evidence.gates import Gate
-from ..lowering import quantize
-from ..machine import Machine, saturates
+from ..lowering import Deployment, LoweredModel, QuantizationInputs, lower
+from ..machine import Machine
 from ..pair import Half, Pair
 from ..progress import Progress
+from . import micro_batches
 
 
 @dataclass(frozen=True)
-class Deployment:
-    """A target that can run here, at one of its precisions."""
+class Int8:
+    """What quantized deployments of a pair need: both halves calibrated, and a runtime that runs them in FP32."""
 
-    installed: InstalledTarget
-    precision: str
-
-    @property
-    def target(self) -> Target:
-        """Its definition."""
-        return self.installed.target
-
-    @property
-    def name(self) -> str:
-        """Of the target, and of the precision where that is none that goes without saying: `cpu`, `cpu-int8`."""
-        return self.target.at(self.precision)
-
-    @property
-    def tolerance(self) -> float:
-        """Of its outputs."""
-        return self.target.parity[self.precision]
-
-    @property
-    def scheme(self) -> str | None:
-        """In int8, how it is quantized: `Graph.int8`."""
-        return self.target.graph.int8 if self.precision == "int8" else None
-
-
-@dataclass(frozen=True)
-class Integers:
-    """What int8 needs: samples of the training split, and a runtime for floats, in which a network is calibrated and
-    its integers are computed exactly."""
-
-    samples: Mapping[str, NDArray[Any]]  # by input, (samples, ...)
-    floats: Deployment
-    halves: Mapping[Half, lowering.Calibrated]  # what our own calibration found; empty where only runtimes quantize
-    keep: tuple[str, ...] = ()  # the weights of layers that stay in float
-
-    def quantization(self, half: Half, scheme: str) -> lowering.Quantization:
-        """How a half is quantized by one of our own schemes."""
-        vnni = not saturates()
-        bits = 7 if scheme == "convinteger" and not vnni else 8  # the other scheme is for GPUs
-        calibrated = self.halves[half]
-        keep = (*self.keep, *quantize.faster_in_float(calibrated, scheme, self.keep, vnni=vnni))
-        return lowering.Quantization(calibrated, scheme, keep, weight_bits=bits)
+    halves: Mapping[Half, QuantizationInputs]
+    fp32: Deployment
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What is tried: a pair, where it is put, and how it is measured and judged. `folder` is the bundle being built."""
+    """A pair in one deployment. `folder` is the bundle being built."""
 
     pair: Pair
     deployment: Deployment
@@ -85,7 +46,7 @@ class Evaluation:
     progress: Progress
     gates: tuple[Gate, ...]
     samples: Data | None = None  # that accuracy is judged on
-    integers: Integers | None = None  # with int8
+    int8: Int8 | None = None  # of a quantized deployment
     threads: tuple[int, ...] = field(default=())  # measured beside as many as there are cores
 
     @property
@@ -103,11 +64,36 @@ class Evaluation:
         wait: bool = False,
     ) -> Engine:
         """Load a model file in the target's runtime, or in another; see `Engine.ready` for `wait`."""
-        where = deployment or self.deployment
-        cpus = self.machine.cpus[:threads]
-        return where.installed.open(model, batch_size=batch_size, cpus=cpus, precision=where.precision, wait=wait)
+        return (deployment or self.deployment).open(model, batch_size, self.machine.cpus[:threads], wait=wait)
 
     def inputs(self, batch_size: int) -> dict[str, NDArray[Any]]:
         """One batch of real inputs."""
         reference = self.pair.reference.inputs
         return {name: batches.pad(array[:batch_size], batch_size) for name, array in reference.items()}
+
+    def lower(self, half: Half, stem: Path, deployment: Deployment | None = None) -> dict[int, LoweredModel]:
+        """Lower a half for each batch size, for this deployment or for a control.
+
+        Raises:
+            GraphError: it can't be lowered for the target.
+            EngineError: the runtime can't build it, or be opened to find the fastest micro-batches.
+        """
+        where = deployment or self.deployment
+        return lower(
+            self.pair.onnx(half),
+            stem,
+            where,
+            (self.gated, *(size for size in self.batch_sizes if size != self.gated)),
+            scratch=self.scratch,
+            cpus=self.machine.cpus,
+            inputs=self.int8.halves[half] if self.int8 and where.settings.quantized else None,
+            choose=lambda size, models: self._fastest(half, where, size, models),
+        )
+
+    def _fastest(self, half: Half, deployment: Deployment, batch_size: int, models: Mapping[int, Path]) -> int:
+        """The micro-batch in which a batch runs fastest, of the models for each."""
+        self.progress.say(
+            f"Finding the micro-batches in which {deployment.name} runs batches of {batch_size} fastest ({half})."
+        )
+        variants = {size: partial(self.open, model, batch_size, deployment) for size, model in models.items()}
+        return micro_batches.fastest(variants, self.inputs(batch_size), batch_size)

@@ -1,10 +1,10 @@
-"""A evaluation, but for its timing: both halves are lowered, loaded and examined, side by side."""
+"""What is found out before anything is timed: structure, parity and accuracy of both halves, side by side."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from time import perf_counter
@@ -15,32 +15,38 @@ from numpy.typing import NDArray
 from .. import lowering
 from ..data import Data
 from ..errors import EngineError, ModelRefused
-from ..evidence import accuracy, batches, parity
+from ..evidence import accuracy, batches, metrics, parity
 from ..evidence.accuracy import Accuracy
-from ..evidence.engine import Engine
+from ..evidence.engine import Engine, LayerTime
 from ..evidence.gates import judge
+from ..evidence.metrics import Facts
+from ..lowering import LoweredModel
 from ..pair import HALVES, Half, named
 from ..records.report import LayerRow, StepRow, Structure
 from . import quantizing
-from .lowering import RUNTIME, Deployed, lower
-from .setup import Evaluation, Integers
+from .setup import Evaluation, Int8
 
+Models = Mapping[tuple[Half, int], LoweredModel]
 Outputs = Mapping[tuple[Half, int], dict[str, NDArray[Any]]]
+
+PROFILED = 20
+"""Runs that a profile by layer is the mean of."""
 
 
 @dataclass(frozen=True)
 class StaticResults:
-    """What was found out about a evaluation before anything was timed."""
+    """What was found out about a deployment before anything was timed."""
 
     evaluation: Evaluation
-    models: Mapping[tuple[Half, int], Deployed]
+    models: Models
     info: dict[Half, dict[str, Any]]  # what the engine says of both halves at the gated batch size (`Engine.info`)
     outputs: Outputs  # for the pair's reference inputs
     structure: Structure
     parity: dict[str, dict[str, parity.Parity]]  # by batch size, then half
     accuracy: Accuracy | None
-    quantization: Accuracy | None  # the sparse half in integers, and as "dense" the same in float
+    quantization: Accuracy | None  # the sparse half as deployed, and as "dense" the same half in FP32
     loading: dict[str, dict[str, float]]  # seconds from starting a process to a model in it, by batch size, then half
+    profile: tuple[LayerTime, ...]  # of the sparse half at the gated batch size; empty where the runtime doesn't tell
     notes: tuple[str, ...]
 
 
@@ -53,40 +59,41 @@ def examine(evaluation: Evaluation, alpha: float) -> StaticResults:
         EngineError: the runtime refused a half, died or hung.
         UsageError: the samples don't fit the pair.
     """
-    models = deploy(evaluation)
+    models = lower_halves(evaluation)
     evaluation.progress.say(f"Exported both halves for {evaluation.deployment.name}.")
-    ran = _run(evaluation, models, alpha)
-    found = structure(evaluation, models, ran.info)
+    runs = _run(evaluation, models, alpha)
+    structure = find_structure(evaluation, models, runs.info)
     return StaticResults(
         evaluation=evaluation,
         models=models,
-        info=ran.info,
-        outputs=ran.outputs,
-        structure=found,
-        parity=check_parity(evaluation, models, ran.outputs),
-        accuracy=ran.accuracy,
-        quantization=ran.quantization,
-        loading=ran.loading,
+        info=runs.info,
+        outputs=runs.outputs,
+        structure=structure,
+        parity=check_parity(evaluation, models, runs.outputs),
+        accuracy=runs.accuracy,
+        quantization=runs.quantization,
+        loading=runs.loading,
+        profile=runs.profile,
         notes=(
-            *_part_notes(models),
-            *_fast_path_notes(found),
-            *_integer_notes(evaluation, models, ran.accuracy, ran.quantization),
+            *_micro_batch_notes(models),
+            *_fast_path_notes(structure),
+            *_int8_notes(evaluation, models["sparse", evaluation.gated], runs.accuracy, runs.quantization),
         ),
     )
 
 
-def deploy(evaluation: Evaluation) -> dict[tuple[Half, int], Deployed]:
+def lower_halves(evaluation: Evaluation) -> dict[tuple[Half, int], LoweredModel]:
     """Both halves in the target's form: the sparse one into `model/`, the twin into `evidence/`."""
-    found: dict[tuple[Half, int], Deployed] = {}
+    models: dict[tuple[Half, int], LoweredModel] = {}
     for half, name in zip(HALVES, ("model/model", "evidence/dense"), strict=True):
-        deployed = lower(evaluation, half, evaluation.folder / name)
-        evaluation.pair.check_weights(half, deployed[evaluation.gated].lowered.canonical)
-        found |= {(half, size): model for size, model in deployed.items()}
-    return found
+        lowered = evaluation.lower(half, evaluation.folder / name)
+        evaluation.pair.check_weights(half, lowered[evaluation.gated].graph.canonical)
+        models |= {(half, size): lowered[size] for size in evaluation.batch_sizes}
+    return models
 
 
-@dataclass
-class _Ran:
+@dataclass(frozen=True)
+class _Runs:
     """What both halves did in the target's runtime."""
 
     outputs: dict[tuple[Half, int], dict[str, NDArray[Any]]]
@@ -94,31 +101,50 @@ class _Ran:
     info: dict[Half, dict[str, Any]]
     accuracy: Accuracy | None = None
     quantization: Accuracy | None = None
+    profile: tuple[LayerTime, ...] = ()
 
 
-def _run(evaluation: Evaluation, models: Mapping[tuple[Half, int], Deployed], alpha: float) -> _Ran:
+def _run(evaluation: Evaluation, models: Models, alpha: float) -> _Runs:
     """Run both halves at each batch size on the pair's reference inputs; at the gated one, on the samples as well."""
-    ran = _Ran({}, {}, {})
+    runs = _Runs({}, {}, {})
     for size in evaluation.batch_sizes:
         with ExitStack() as stack:
-            opened: dict[Half, Engine] = {}
-            ran.loading[str(size)] = {}
-            for half in HALVES:
-                start = perf_counter()
-                opened[half] = stack.enter_context(closing(evaluation.open(models[half, size].path, size, wait=True)))
-                ran.loading[str(size)][half] = round(perf_counter() - start, 3)
-            for half, engine in opened.items():
-                ran.outputs[half, size] = batches.run(engine, evaluation.pair.reference.inputs, size)
-                _check_outputs(evaluation, ran.outputs[half, size])
-            if size != evaluation.gated:
-                continue
-            ran.info = {half: engine.info() for half, engine in opened.items()}
-            if evaluation.samples:
-                ran.accuracy = check_accuracy(evaluation, opened["sparse"], opened["dense"], evaluation.samples, alpha)
-            if evaluation.samples and evaluation.integers:
-                engine = stack.enter_context(closing(quantizing.floating(evaluation, evaluation.integers, "sparse")))
-                ran.quantization = check_accuracy(evaluation, opened["sparse"], engine, evaluation.samples, alpha)
-    return ran
+            engines = _load(evaluation, models, size, stack, runs.loading.setdefault(str(size), {}))
+            for half, engine in engines.items():
+                runs.outputs[half, size] = batches.run(engine, evaluation.pair.reference.inputs, size)
+                _check_outputs(evaluation, runs.outputs[half, size])
+            if size == evaluation.gated:
+                runs.info.update({half: engine.info() for half, engine in engines.items()})
+                profile = engines["sparse"].profile(evaluation.inputs(size), PROFILED) or ()
+                right, cost = _accuracies(evaluation, engines, stack, alpha)
+                runs = replace(runs, accuracy=right, quantization=cost, profile=profile)
+    return runs
+
+
+def _load(
+    evaluation: Evaluation, models: Models, batch_size: int, stack: ExitStack, seconds: dict[str, float]
+) -> dict[Half, Engine]:
+    """Load both halves, one after the other, and note the `seconds` that each takes."""
+    engines: dict[Half, Engine] = {}
+    for half in HALVES:
+        start = perf_counter()
+        model = models[half, batch_size].path
+        engines[half] = stack.enter_context(closing(evaluation.open(model, batch_size, wait=True)))
+        seconds[half] = round(perf_counter() - start, 3)
+    return engines
+
+
+def _accuracies(
+    evaluation: Evaluation, engines: Mapping[Half, Engine], stack: ExitStack, alpha: float
+) -> tuple[Accuracy | None, Accuracy | None]:
+    """The sparse half beside the twin; where it is quantized, also beside itself in FP32."""
+    if evaluation.samples is None:
+        return None, None
+    right = check_accuracy(evaluation, engines["sparse"], engines["dense"], evaluation.samples, alpha)
+    if evaluation.int8 is None:
+        return right, None
+    unquantized = stack.enter_context(closing(quantizing.open_in_fp32(evaluation, evaluation.int8, "sparse")))
+    return right, check_accuracy(evaluation, engines["sparse"], unquantized, evaluation.samples, alpha)
 
 
 def _check_outputs(evaluation: Evaluation, outputs: Mapping[str, NDArray[Any]]) -> None:
@@ -131,42 +157,40 @@ def _check_outputs(evaluation: Evaluation, outputs: Mapping[str, NDArray[Any]]) 
         )
 
 
-def check_parity(
-    evaluation: Evaluation, models: dict[tuple[Half, int], Deployed], outputs: Outputs
-) -> dict[str, dict[str, parity.Parity]]:
-    """Both halves at every batch size against their eager logits; our integers against themselves in exact arithmetic.
+def check_parity(evaluation: Evaluation, models: Models, outputs: Outputs) -> dict[str, dict[str, parity.Parity]]:
+    """Both halves at every batch size against the pair's reference outputs.
 
-    What a runtime quantized by itself has no exact form that we know: it is held against the eager logits, too.
+    What we quantized is held against its dequantized reference: rounding is no error of the engine. What a runtime
+    quantized by itself has no such reference that we know, and is held against the pair's.
     """
-    eager = {"sparse": evaluation.pair.reference.sparse, "dense": evaluation.pair.reference.dense}
-    exact = quantizing.exact(evaluation, models)
-    found: dict[str, dict[str, parity.Parity]] = {str(size): {} for size in evaluation.batch_sizes}
+    pair = evaluation.pair.reference
+    references = {"sparse": pair.sparse, "dense": pair.dense}
+    dequantized = quantizing.dequantized_references(evaluation, models)
+    parities: dict[str, dict[str, parity.Parity]] = {str(size): {} for size in evaluation.batch_sizes}
     for (half, size), arrays in outputs.items():
-        expected = exact.get((half, size), eager[half])
-        found[str(size)][half] = parity.compare(arrays, expected, evaluation.deployment.tolerance)
-    return found
+        expected = dequantized.get((half, size), references[half])
+        tolerance = evaluation.deployment.settings.tolerance
+        parities[str(size)][half] = parity.compare(arrays, expected, tolerance)
+    return parities
 
 
-def structure(
-    evaluation: Evaluation, models: Mapping[tuple[Half, int], Deployed], info: Mapping[Half, dict[str, Any]]
-) -> Structure:
+def find_structure(evaluation: Evaluation, models: Models, info: Mapping[Half, dict[str, Any]]) -> Structure:
     """Zeros and operators of the sparse half as deployed; operators off the fast path are named."""
     supported_ops = info["sparse"].get("supported_ops")
     model = models["sparse", evaluation.gated]
-    lowered = model.lowered
     layers = {name: (layer.zeros, layer.total) for name, layer in evaluation.pair.record.pattern.layers.items()}
-    positions = lowering.pruned(lowered.canonical, layers)
-    mine = [lowered.weights[at] for at in positions or ()]
+    positions = lowering.pruned(model.graph.canonical, layers)
+    pruned = [model.graph.weights[position] for position in positions or ()]
     unsupported: list[str] = []
     if supported_ops is not None and supported_ops < 1.0:
         evaluation.progress.say(
             f"Only {supported_ops:.4g} of the operators are on the fast path; finding out which are not."
         )
-        unsupported = lowering.unsupported(lowered.path, evaluation.scratch, partial(_supported, evaluation))
+        unsupported = lowering.unsupported(model.graph.path, evaluation.scratch, partial(_supported, evaluation))
     return Structure(
-        zeros=sum(weight.zeros for weight in mine) if mine else None,
-        total=sum(weight.total for weight in mine) if mine else None,
-        steps=tuple(StepRow(**asdict(step)) for step in (*lowered.steps, *([model.built] if model.built else []))),
+        zeros=sum(weight.zeros for weight in pruned) if pruned else None,
+        total=sum(weight.total for weight in pruned) if pruned else None,
+        steps=tuple(StepRow(**asdict(step)) for step in (*model.graph.steps, *([model.built] if model.built else []))),
         layers=tuple(
             LayerRow(
                 weight.name,
@@ -176,74 +200,13 @@ def structure(
                 weight.total,
                 pruned=weight.position in (positions or ()),
             )
-            for weight in lowered.weights
+            for weight in model.graph.weights
         ),
-        operators=lowered.operators,
+        operators=model.graph.operators,
         supported_ops=supported_ops,
         dense_supported_ops=info["dense"].get("supported_ops"),
         unsupported=tuple(unsupported),
     )
-
-
-def _part_notes(models: Mapping[tuple[Half, int], Deployed]) -> list[str]:
-    """Where a batch is not run at once."""
-    notes = []
-    for (half, size), model in models.items():
-        part = model.part or size
-        if part != size:
-            filled = ", filled up" if size % part else ""
-            notes.append(f"Batch {size}: the {half} half is run in parts of {part}{filled}, which is faster.")
-    return notes
-
-
-def _fast_path_notes(found: Structure) -> list[str]:
-    notes = []
-    if found.unsupported:
-        notes.append(f"Not on the engine's fast path: {', '.join(found.unsupported)}.")
-    elif found.supported_ops is not None and found.supported_ops < 1.0:
-        notes.append("Which operators are not on the engine's fast path could not be found out.")
-    if found.supported_ops != found.dense_supported_ops:
-        notes.append(
-            f"The engine has {found.supported_ops} of the sparse half's operators on its fast path, and "
-            f"{found.dense_supported_ops} of the twin's: the speed-up compares more than zeros."
-        )
-    return notes
-
-
-def _integer_notes(
-    evaluation: Evaluation, models: Mapping[tuple[Half, int], Deployed], right: Accuracy | None, cost: Accuracy | None
-) -> list[str]:
-    """What is to be said of integers, a runtime's own or ours."""
-    if evaluation.integers is None or evaluation.deployment.scheme is None:
-        return []
-    if evaluation.deployment.scheme == RUNTIME:
-        return _untold_notes(evaluation, models["sparse", evaluation.gated])
-    notes = []
-    quantization = evaluation.integers.quantization("sparse", evaluation.deployment.scheme)
-    if floats := len(quantization.keep) - len(evaluation.integers.keep):
-        notes.append(f"Layers that stay in float32, since converting takes longer than integers save: {floats}.")
-    return notes + (_costly_notes(evaluation, evaluation.integers, right, cost) if right and cost else [])
-
-
-def _untold_notes(evaluation: Evaluation, model: Deployed) -> list[str]:
-    """Zeros that a runtime doesn't tell of."""
-    before = model.lowered.steps[-1].total
-    told = model.built.total if model.built else 0
-    if told == before:
-        return []
-    return [
-        f"{evaluation.target.runtime.name} quantized by itself, and tells of {told:,} of {before:,} weights: zeros were "
-        "counted before that."
-    ]
-
-
-def _costly_notes(evaluation: Evaluation, integers: Integers, right: Accuracy, cost: Accuracy) -> list[str]:
-    """Where a gate on accuracy fails, which layers' integers cost most."""
-    measured = {"accuracy.drop": right.drop, "accuracy.sparse": right.sparse, "quantization.drop": cost.drop}
-    if all(judge(gate, measured).status != "fail" for gate in evaluation.gates if gate.metric in measured):
-        return []
-    layers = quantizing.costliest(evaluation, integers)
-    return [f"The layers whose integers cost most: {', '.join(layers)}. `--keep-fp32 {layers[0]}` leaves one in float."]
 
 
 def _supported(evaluation: Evaluation, model: Path) -> float:
@@ -255,8 +218,68 @@ def _supported(evaluation: Evaluation, model: Path) -> float:
         return 0.0
 
 
+def _micro_batch_notes(models: Models) -> list[str]:
+    """A note for each half and batch size that does not run at once."""
+    notes = []
+    for (half, size), model in models.items():
+        micro_batch = model.micro_batch or size
+        if micro_batch != size:
+            filled = ", filled up" if size % micro_batch else ""
+            notes.append(f"Batch {size}: the {half} half runs in micro-batches of {micro_batch}{filled}: faster.")
+    return notes
+
+
+def _fast_path_notes(structure: Structure) -> list[str]:
+    notes = []
+    if structure.unsupported:
+        notes.append(f"Not on the engine's fast path: {', '.join(structure.unsupported)}.")
+    elif structure.supported_ops is not None and structure.supported_ops < 1.0:
+        notes.append("Which operators are not on the engine's fast path could not be found out.")
+    if structure.supported_ops != structure.dense_supported_ops:
+        notes.append(
+            f"The engine has {structure.supported_ops} of the sparse half's operators on its fast path, and "
+            f"{structure.dense_supported_ops} of the twin's: the speed-up compares more than zeros."
+        )
+    return notes
+
+
+def _int8_notes(
+    evaluation: Evaluation, model: LoweredModel, right: Accuracy | None, cost: Accuracy | None
+) -> list[str]:
+    """What a reader has to know of a quantized half, by a runtime or by us."""
+    if evaluation.int8 is None:
+        return []
+    if evaluation.deployment.settings.scheme is None:
+        return _uncounted_notes(evaluation, model)
+    notes = []
+    if model.kept:
+        notes.append(f"Layers that stay in FP32, since converting takes longer than INT8 saves: {len(model.kept)}.")
+    return notes + (_costly_notes(evaluation, evaluation.int8, right, cost) if right and cost else [])
+
+
+def _uncounted_notes(evaluation: Evaluation, model: LoweredModel) -> list[str]:
+    """Zeros that a runtime doesn't count."""
+    before = model.graph.steps[-1].total
+    counted = model.built.total if model.built else 0
+    if counted == before:
+        return []
+    return [
+        f"{evaluation.target.runtime.name} quantized by itself, and counts {counted:,} of {before:,} weights: zeros "
+        "were counted before that."
+    ]
+
+
+def _costly_notes(evaluation: Evaluation, int8: Int8, right: Accuracy, cost: Accuracy) -> list[str]:
+    """Where a gate on accuracy fails, the layers whose INT8 costs most."""
+    measured = metrics.values(Facts(accuracy=right, quantization=cost))  # gates on all else are not measured here
+    if all(judge(gate, measured).status != "fail" for gate in evaluation.gates):
+        return []
+    layers = quantizing.costliest(evaluation, int8)
+    return [f"The layers whose INT8 costs most: {', '.join(layers)}. `--keep-fp32 {layers[0]}` leaves one in FP32."]
+
+
 def check_accuracy(evaluation: Evaluation, sparse: Engine, dense: Engine, data: Data, alpha: float) -> Accuracy:
-    """Both on the same samples, at the gated batch size."""
+    """Judge two engines on the same samples, at the gated batch size."""
     size = 8 * evaluation.gated  # samples read at once; the engines get them in their own batches
     with evaluation.progress.task("accuracy", -(-data.count // size) if data.count else 0) as advance:
         return accuracy.measure(
@@ -269,7 +292,7 @@ def check_accuracy(evaluation: Evaluation, sparse: Engine, dense: Engine, data: 
         )
 
 
-def _advancing(stream: Iterable[Any], advance: Any) -> Iterator[Any]:
+def _advancing(stream: Iterable[Any], advance: Callable[..., None]) -> Iterator[Any]:
     for item in stream:
         yield item
         advance()

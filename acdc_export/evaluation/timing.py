@@ -10,11 +10,12 @@ from pathlib import Path
 
 from ..errors import EngineError, GraphError
 from ..evidence import batches, latency, parity, stats
-from ..evidence.gates import Measurement, settled
+from ..evidence.gates import settled
 from ..evidence.latency import Alternation, Latency, Samples
+from ..evidence.metrics import Facts, timed_values
+from ..lowering import Deployment
 from ..pair import HALVES, Half
-from .lowering import lower
-from .setup import Deployment, Evaluation
+from .setup import Evaluation
 from .static import StaticResults
 
 
@@ -31,7 +32,7 @@ class Workload:
 
 @dataclass(frozen=True)
 class Timed:
-    """What timing found of a evaluation."""
+    """What timing found of an evaluation."""
 
     latency: tuple[Latency, ...]  # the sparse half against its dense alternatives: the workload that is judged first
     samples: dict[str, Samples]  # of each workload
@@ -56,52 +57,52 @@ class _Controls:
 
 
 def variant_name(half: Half, deployment: str) -> str:
-    """A half in a deployment, as an variant of the measurement."""
+    """A half in a deployment, as a variant of the measurement."""
     return f"{half}@{deployment}"
 
 
 def workloads(evaluation: Evaluation) -> list[Workload]:
-    """What is measured of a evaluation; the first one is judged."""
+    """What is measured of an evaluation; the first one is judged."""
     every = len(evaluation.machine.cpus)
     sizes = [evaluation.gated, *(size for size in evaluation.batch_sizes if size != evaluation.gated)]
     threads = [every, *(count for count in evaluation.threads if count != every)]
     return [Workload(size, count) for count in threads for size in sizes]
 
 
-def measure(examined: Sequence[StaticResults], plan: latency.Plan, alpha: float) -> Timing:
-    """Let the halves of all evaluations, and their controls, take turns at each batch size and number of threads.
+def measure(results: Sequence[StaticResults], plan: latency.Plan, alpha: float) -> Timing:
+    """Let the halves of all evaluations, and their controls, take turns in each workload.
 
-    The gated one is measured until the gates of all are decided or the budget is spent, each other for half of it.
+    The gated workload is measured until the gates of all are decided or the budget is spent, each other for half of it.
 
     Raises:
         EngineError: an engine can't be opened for what the gates judge. Elsewhere, that is a note.
     """
-    evaluations = [one.evaluation for one in examined]
+    evaluations = [result.evaluation for result in results]
     first = evaluations[0]
     controls = _lower_controls(evaluations)
-    taken: dict[Workload, Alternation] = {}
-    left: list[str] = []
-    every = workloads(first)
-    with first.progress.task("latency", plan.budget * (1 + len(every)) / 2) as advance:
-        for workload in every:
-            judged, title = workload == every[0], title_of(workload, first)
+    alternations: dict[Workload, Alternation] = {}
+    unmeasured: list[str] = []
+    judged, *others = workloads(first)
+    with first.progress.task("latency", plan.budget * (1 + len(others) / 2)) as advance:
+        for workload in (judged, *others):
+            title = title_of(workload, first)
             try:
-                taken[workload] = latency.measure(
-                    _variants(examined, controls, workload),
+                alternations[workload] = latency.measure(
+                    _variants(results, controls, workload),
                     first.inputs(workload.batch_size),
                     batch_size=workload.batch_size,
-                    plan=plan if judged else replace(plan, budget=plan.budget / 2),
-                    alpha=alpha if judged else stats.ALPHA,
-                    decided=partial(_decided, evaluations, controls) if judged else None,
+                    plan=plan if workload == judged else replace(plan, budget=plan.budget / 2),
+                    alpha=alpha if workload == judged else stats.ALPHA,
+                    decided=partial(_decided, evaluations, controls) if workload == judged else None,
                     cpus=first.machine.cpus[: workload.threads],
                     advance=partial(advance, detail=title.lower()),
                 )
             except EngineError as error:
-                if judged:
+                if workload == judged:
                     raise
-                left.append(f"{title} was not measured: {error.message}")
-    timed = tuple(_timed(evaluation, controls, taken, left) for evaluation in evaluations)
-    return Timing(timed, taken, (*controls.notes.values(), *left))
+                unmeasured.append(f"{title} was not measured: {error.message}")
+    timed = tuple(_timed(evaluation, controls, alternations, unmeasured) for evaluation in evaluations)
+    return Timing(timed, alternations, (*controls.notes.values(), *unmeasured))
 
 
 def title_of(workload: Workload, evaluation: Evaluation) -> str:
@@ -112,23 +113,22 @@ def title_of(workload: Workload, evaluation: Evaluation) -> str:
 
 def _lower_controls(evaluations: Sequence[Evaluation]) -> _Controls:
     """The twin for each control that is not in the run already."""
-    found = _Controls({}, {})
-    there = {evaluation.deployment.name for evaluation in evaluations}
+    controls = _Controls({}, {})
+    names = {evaluation.deployment.name for evaluation in evaluations}
     for evaluation in evaluations:
         for control in evaluation.controls:
-            if control.name in there:
+            if control.name in names:
                 continue
-            there.add(control.name)
+            names.add(control.name)
             try:
-                lowered = lower(evaluation, "dense", evaluation.scratch / f"control-{control.name}", control)
-                for size, model in lowered.items():
+                models = evaluation.lower("dense", evaluation.scratch / f"control-{control.name}", control)
+                for size, model in models.items():
                     _check_control(evaluation, control, model.path, size)
             except (EngineError, GraphError) as error:
-                found.notes[control.name] = f"The control {control.name} was not measured: {error.message}"
+                controls.notes[control.name] = f"The control {control.name} was not measured: {error.message}"
             else:
-                for size, model in lowered.items():
-                    found.models[control.name, size] = (model.path, control)
-    return found
+                controls.models.update({(control.name, size): (model.path, control) for size, model in models.items()})
+    return controls
 
 
 def _check_control(evaluation: Evaluation, control: Deployment, model: Path, batch_size: int) -> None:
@@ -136,92 +136,84 @@ def _check_control(evaluation: Evaluation, control: Deployment, model: Path, bat
     reference = evaluation.pair.reference
     with closing(evaluation.open(model, batch_size, control)) as engine:
         outputs = batches.run(engine, reference.inputs, batch_size)
-    found = parity.compare(outputs, reference.dense, control.tolerance)
-    if not found.ok:
+    result = parity.compare(outputs, reference.dense, control.settings.tolerance)
+    if not result.ok:
         raise EngineError(
-            f"its outputs need a tolerance of {found.required:.1e}, and {found.tolerance:.0e} is allowed.",
+            f"its outputs need a tolerance of {result.required:.1e}, and {result.tolerance:.0e} is allowed.",
             "Look at the passes in its target.toml.",
         )
 
 
-def _variants(examined: Sequence[StaticResults], controls: _Controls, workload: Workload) -> dict[str, latency.Open]:
-    size = workload.batch_size
+def _variants(results: Sequence[StaticResults], controls: _Controls, workload: Workload) -> dict[str, latency.Open]:
+    batch_size, threads = workload.batch_size, workload.threads
     variants: dict[str, latency.Open] = {}
-    for one in examined:
+    for result in results:
+        evaluation = result.evaluation
         for half in HALVES:
-            name = variant_name(half, one.evaluation.deployment.name)
-            variants[name] = partial(one.evaluation.open, one.models[half, size].path, size, threads=workload.threads)
-    evaluation = examined[0].evaluation
-    for (name, at), (path, deployment) in controls.models.items():
-        if at == size:
-            variants[variant_name("dense", name)] = partial(
-                evaluation.open, path, size, deployment, threads=workload.threads
-            )
+            name = variant_name(half, evaluation.deployment.name)
+            model = result.models[half, batch_size].path
+            variants[name] = partial(evaluation.open, model, batch_size, threads=threads)
+    first = results[0].evaluation
+    for (name, size), (path, deployment) in controls.models.items():
+        if size == batch_size:
+            variants[variant_name("dense", name)] = partial(first.open, path, size, deployment, threads=threads)
     return variants
 
 
 def _view(evaluation: Evaluation, controls: _Controls) -> dict[str, str]:
-    """The variants that concern a evaluation, by the names that they have in its report: its sparse half comes first."""
-    name = evaluation.deployment.name
-    found = {variant_name("sparse", name): "sparse", variant_name("dense", name): "dense"}
+    """The variants that concern an evaluation, by their names in its report. Its sparse half comes first."""
+    own = evaluation.deployment.name
+    names = {variant_name("sparse", own): "sparse", variant_name("dense", own): "dense"}
     for control in evaluation.controls:
-        if control.name not in controls.notes and control.name != name:
-            found[variant_name("dense", control.name)] = variant_name("dense", control.name)
-    return found
+        if control.name not in controls.notes and control.name != own:
+            names[variant_name("dense", control.name)] = variant_name("dense", control.name)
+    return names
 
 
-def _decided(evaluations: Sequence[Evaluation], controls: _Controls, taken: Alternation) -> bool:
+def _decided(evaluations: Sequence[Evaluation], controls: _Controls, alternation: Alternation) -> bool:
     return all(
-        settled(evaluation.gates, metrics(evaluation, taken.seen(_view(evaluation, controls))))
+        settled(evaluation.gates, timed_values(facts(evaluation, alternation.latency(_view(evaluation, controls)))))
         for evaluation in evaluations
     )
 
 
 def _timed(
-    evaluation: Evaluation, controls: _Controls, taken: Mapping[Workload, Alternation], left: Sequence[str]
+    evaluation: Evaluation,
+    controls: _Controls,
+    alternations: Mapping[Workload, Alternation],
+    unmeasured: Sequence[str],
 ) -> Timed:
     view = _view(evaluation, controls)
-    found = {workload: one.seen(view) for workload, one in taken.items()}
-    notes = [controls.notes[control.name] for control in evaluation.controls if control.name in controls.notes]
+    latencies = {workload: alternation.latency(view) for workload, alternation in alternations.items()}
+    own_controls = [control.name for control in evaluation.controls if control.name in controls.notes]
     return Timed(
-        latency=tuple(found.values()),
-        samples={str(workload): one.samples(view) for workload, one in taken.items()},
+        latency=tuple(latencies.values()),
+        samples={str(workload): alternation.samples(view) for workload, alternation in alternations.items()},
         notes=(
-            *notes,
-            *left,
-            *(note for workload, one in found.items() for note in latency.notes(one, title_of(workload, evaluation))),
+            *(controls.notes[name] for name in own_controls),
+            *unmeasured,
+            *(
+                note
+                for workload, seen in latencies.items()
+                for note in latency.notes(seen, title_of(workload, evaluation))
+            ),
         ),
     )
 
 
-def metrics(evaluation: Evaluation, measured: Latency) -> dict[str, Measurement | None]:
-    """The metrics that come of time; None where not measured. The reference is the twin in the same engine."""
-    speedup, tail = measured.ratios.get("dense"), measured.tails.get("dense")
-    return {
-        "latency.p50.ratio": speedup.inverse() if speedup else None,
-        "latency.p99.ratio": tail.inverse() if tail else None,
-        "speedup": speedup,
-        "speedup.vs_control": _versus_control(evaluation, measured),
-    }
+def facts(evaluation: Evaluation, measured: Latency) -> Facts:
+    """The facts that come from time. The reference is the twin in the same engine."""
+    sparse, speedup, tail = measured.variants.get("sparse"), measured.ratios.get("dense"), measured.tails.get("dense")
+    asked = (variant_name("dense", name) for name in evaluation.asked_controls if name != evaluation.deployment.name)
+    return Facts(
+        peak_memory=sparse.memory if sparse else None,
+        p50_ratio=speedup.inverse() if speedup else None,
+        p99_ratio=tail.inverse() if tail else None,
+        speedup=speedup,
+        alternatives={**dict.fromkeys(asked), **measured.ratios},
+    )
 
 
 def fastest_dense(measured: Latency) -> str | None:
     """The dense variant that a user would pick instead; None where none was measured."""
     return min(measured.ratios, key=lambda name: measured.ratios[name].value, default=None)
-
-
-def _versus_control(evaluation: Evaluation, measured: Latency) -> Measurement | None:
-    """The sparse half against the fastest of all dense variants; None unless every control of the target was measured."""
-    asked = {variant_name("dense", name) for name in evaluation.asked_controls if name != evaluation.deployment.name}
-    return versus_fastest(measured) if asked <= set(measured.ratios) else None
-
-
-def versus_fastest(measured: Latency) -> Measurement | None:
-    """How many times as long the fastest of the other variants takes as the first; None where nothing was measured.
-
-    Which one is the fastest is itself uncertain, so each end of the interval is the least of all variants' ends.
-    """
-    ratios = measured.ratios.values()
-    if not ratios:
-        return None
-    return Measurement(*(min(getattr(ratio, end) for ratio in ratios) for end in ("value", "low", "high")))

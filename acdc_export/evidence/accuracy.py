@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from ..errors import UsageError
 from . import batches, stats
 from .engine import Arrays, Engine
-from .gates import Measurement
+from .measurement import Measurement
 
 
 @dataclass(frozen=True)
 class ClassCount:
-    """Samples of one class, and how many of them each half gets right."""
+    """The samples of a class, and how many of them the sparse half and its twin get right."""
 
     label: int
     samples: int
@@ -27,13 +27,13 @@ class ClassCount:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Top-1 accuracy in percent, and the drop from twin to sparse half in points, paired."""
+    """Top-1 accuracy of both halves in percent, and the paired drop from the twin to the sparse half in points."""
 
     samples: int
     sparse: Measurement
     dense: Measurement
     drop: Measurement
-    agreement: float  # percent of samples on which both halves say the same, right or wrong
+    agreement: float  # percent of samples to which both halves give the same class, right or wrong
     only_sparse: int  # samples that only the sparse half gets right
     only_dense: int
     classes: tuple[ClassCount, ...]
@@ -48,42 +48,48 @@ def measure(
     batch_size: int,
     alpha: float = stats.ALPHA,
 ) -> Accuracy:
-    """Judge both halves on a stream of `(inputs by name, labels)`; labels are int64 class numbers, shape
-    `(rows,)`. The intervals are at 1 - `alpha`.
+    """Judge both halves on a stream of `(inputs by name, labels)`. The intervals are at 1 - `alpha`.
+
+    Args:
+        data: batches; inputs have shape `(rows, ...)`, labels are int64 class numbers of shape `(rows,)`.
+        output: the name of the logits, shape `(rows, classes)`.
+        batch_size: of both engines; the last batch is padded.
 
     Raises:
         UsageError: no samples, labels of a single class, or of classes that this network doesn't have.
     """
-    labels, said_sparse, said_dense = [], [], []
-    for inputs, wanted in data:
-        one, two = (batches.run(engine, inputs, batch_size)[output] for engine in (sparse, dense))
-        if one.ndim != 2:
+    label_batches, sparse_batches, dense_batches = [], [], []
+    for inputs, batch_labels in data:
+        sparse_logits = batches.run(sparse, inputs, batch_size)[output]
+        dense_logits = batches.run(dense, inputs, batch_size)[output]
+        if sparse_logits.ndim != 2:
             raise UsageError(
-                f"The output '{output}' has shape {one.shape}; accuracy is judged on logits (rows, classes).",
+                f"The output '{output}' has shape {sparse_logits.shape}; accuracy is judged on logits (rows, classes).",
                 "Let the network's first output be one logit for each class.",
             )
-        _check_labels(wanted, classes=one.shape[1])
-        labels.append(wanted)
-        said_sparse.append(_classes(one))
-        said_dense.append(_classes(two))
-    if not labels:
+        _check_labels(batch_labels, classes=sparse_logits.shape[1])
+        label_batches.append(batch_labels)
+        sparse_batches.append(_classes(sparse_logits))
+        dense_batches.append(_classes(dense_logits))
+    if not label_batches:
         raise UsageError("The data to be judged by holds no samples.", "Give others with --data.")
-    wanted = np.concatenate(labels)
-    if len(wanted) > 1 and (wanted == wanted[0]).all():
+    labels = np.concatenate(label_batches)
+    if len(labels) > 1 and (labels == labels[0]).all():
         raise UsageError(
-            f"All {len(wanted)} samples to be judged by are of class {wanted[0]}: a network that says nothing else "
-            "would get all of them right.",
+            f"All {len(labels)} samples to be judged by are of class {labels[0]}: a network that always gives this "
+            "class would get all of them right.",
             "Judge by samples of all classes; check that the labels were read from the right place.",
         )
-    return _count(wanted, np.concatenate(said_sparse), np.concatenate(said_dense), alpha)
+    return _count(labels, np.concatenate(sparse_batches), np.concatenate(dense_batches), alpha)
 
 
 def _classes(logits: NDArray[Any]) -> NDArray[Any]:
-    """The class of each row; -1, which is never right, where the row holds NaN or infinity."""
+    """The class of every row, shape `(rows,)`; -1, which is never right, for a row with NaN or infinity."""
     return np.where(np.isfinite(logits).all(axis=1), logits.argmax(axis=1), -1)
 
 
 def _check_labels(labels: NDArray[Any], classes: int) -> None:
+    """Raises `UsageError` for labels that are none of the network's classes."""
     if len(labels) and not (labels.min() >= 0 and labels.max() < classes):
         raise UsageError(
             f"Labels run from {labels.min()} to {labels.max()}, but the network knows classes 0 to {classes - 1}.",
@@ -92,6 +98,7 @@ def _check_labels(labels: NDArray[Any], classes: int) -> None:
 
 
 def _count(labels: NDArray[Any], sparse: NDArray[Any], dense: NDArray[Any], alpha: float) -> Accuracy:
+    """Compare the classes that both halves give, all of shape `(samples,)`, with the labels."""
     sparse_right, dense_right = sparse == labels, dense == labels
     only_sparse = int((sparse_right & ~dense_right).sum())
     only_dense = int((dense_right & ~sparse_right).sum())

@@ -1,4 +1,4 @@
-"""Running any number of samples through an engine that takes batches of one size."""
+"""Run any number of samples through an engine that takes batches of one size."""
 
 from __future__ import annotations
 
@@ -11,17 +11,20 @@ from .engine import Arrays, Engine
 
 
 def run(engine: Engine, inputs: Arrays, batch_size: int) -> dict[str, NDArray[Any]]:
-    """Outputs for all rows of `inputs`. The last batch is filled up with repeats of its last row, which are dropped."""
+    """Return the outputs for all rows of `inputs`, by name.
+
+    The last batch is filled up with repeats of its last row, whose outputs are dropped. Raises what `Engine.run` does.
+    """
     rows = len(next(iter(inputs.values())))
-    parts = []
+    outputs = []
     for start in range(0, rows, batch_size):
-        taken = {name: pad(array[start : start + batch_size], batch_size) for name, array in inputs.items()}
-        wanted = min(batch_size, rows - start)
-        parts.append({name: array[:wanted] for name, array in engine.run(taken).items()})
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        batch = {name: pad(array[start : start + batch_size], batch_size) for name, array in inputs.items()}
+        count = min(batch_size, rows - start)
+        outputs.append({name: array[:count] for name, array in engine.run(batch).items()})
+    return {name: np.concatenate([batch[name] for batch in outputs]) for name in outputs[0]}
 
 
 def pad(array: NDArray[Any], rows: int) -> NDArray[Any]:
-    """`array` with its last row repeated until there are `rows` of them."""
+    """Repeat the last row of `array` until it has `rows` rows."""
     missing = rows - len(array)
     return np.ascontiguousarray(np.concatenate([array, np.repeat(array[-1:], missing, axis=0)]) if missing else array)

@@ -10,42 +10,11 @@ from operator import gt, lt
 from typing import Literal
 
 from ..errors import nearest
+from .measurement import Measurement as Measurement  # every user of gates needs it
+from .metrics import METRICS
 
 Status = Literal["pass", "fail", "inconclusive", "not measured"]
 Operator = Literal["<=", ">="]
-
-
-@dataclass(frozen=True)
-class Metric:
-    """What a gate may ask for.
-
-    `unchanged` is the value where nothing got worse, for metrics that compare. `sampled` ones have an interval, and
-    share what all of a run's intervals may miss together; the others were counted.
-    """
-
-    meaning: str
-    unit: Literal["", "bytes", "percent"] = ""
-    unchanged: float | None = None
-    sampled: bool = False
-
-
-METRICS = {
-    "accuracy.drop": Metric("points of accuracy lost against the reference", "percent", unchanged=0.0, sampled=True),
-    "accuracy.sparse": Metric("percent of samples that the sparse half gets right", "percent", sampled=True),
-    "latency.p50.ratio": Metric("median latency over the reference's", unchanged=1.0, sampled=True),
-    "latency.p99.ratio": Metric("99th percentile of latency over the reference's", unchanged=1.0, sampled=True),
-    "memory.peak": Metric("the most memory that the sparse half's process held", "bytes"),
-    "parity": Metric("tolerance that the outputs of both halves need against eager PyTorch"),
-    "parity.max_abs": Metric("largest absolute difference of an output from eager PyTorch"),
-    "quantization.drop": Metric("points of accuracy that integers cost the sparse half", "percent", sampled=True),
-    "size": Metric("bytes of the sparse half's model file", "bytes"),
-    "sparsity": Metric("fraction of zeros in the pruned layers' weights, as deployed"),
-    "speedup": Metric("the twin's median latency over the sparse half's, same engine", sampled=True),
-    "speedup.vs_control": Metric("the fastest dense alternative's median latency over the sparse half's", sampled=True),
-    "supported_ops": Metric("fraction of operators on the engine's fast path"),
-}
-"""All are of the sparse half at the gated batch size. The reference is the dense twin when a pair is exported, and
-the old bundle's sparse half when bundles are compared. docs/design.md describes each."""
 
 STATUSES: dict[int, Status] = {0: "pass", 1: "fail", 3: "not measured", 4: "inconclusive"}
 """By exit code."""
@@ -62,29 +31,11 @@ _UNITS: dict[str, dict[str, float]] = {"bytes": {**_BYTES}, "percent": {"%": 1.0
 
 
 class GateError(ValueError):
-    """A gate that can't be parsed, or asks for what is not measured. Its text points at the place."""
+    """A gate that can't be parsed, or asks for what is not measured. The text of the error points at the place."""
 
     def __init__(self, text: str, start: int, length: int, problem: str) -> None:
         self.problem = problem
         super().__init__(f"{problem}\n  {text}\n  {' ' * start}{'^' * max(1, length)}")
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """An estimate with its interval; a thing that was counted, not sampled, has low = value = high."""
-
-    value: float
-    low: float
-    high: float
-
-    @classmethod
-    def exact(cls, value: float) -> Measurement:
-        return cls(value, value, value)
-
-    def inverse(self) -> Measurement:
-        """The same of one over the value, which is positive."""
-        low, high = (1 / end if end else math.inf for end in (self.high, self.low))
-        return Measurement(1 / self.value, low, high)
 
 
 @dataclass(frozen=True)
@@ -99,7 +50,7 @@ class Gate:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of a gate. `detail` is a phrase for people."""
+    """The result of a gate. `detail` is a phrase for people."""
 
     gate: str
     status: Status
@@ -110,7 +61,7 @@ def parse(text: str, unmeasured: Mapping[str, str] | None = None) -> Gate:
     """Parse one gate: `speedup >= 1.3`, `size <= 12MB`, `latency.p50.ratio <= 1.03`.
 
     Args:
-        unmeasured: metrics that this run does not measure, and why.
+        unmeasured: metrics that this run does not measure, and why; see `metrics.unmeasured`.
 
     Raises:
         GateError: what is wrong, with a caret under it.
@@ -120,7 +71,7 @@ def parse(text: str, unmeasured: Mapping[str, str] | None = None) -> Gate:
     assert match is not None  # everything in it is optional
     metric = match["metric"]
     if metric is None:
-        raise GateError(text, 0, 1, f"a gate begins with a metric: {', '.join(METRICS)}")
+        raise GateError(text, 0, 1, f"a gate begins with a metric: {', '.join(sorted(METRICS))}")
     if metric not in METRICS:
         raise GateError(text, 0, len(metric), f"unknown metric '{metric}'{nearest(metric, list(METRICS))}")
     for part, wanted in (("operator", "'<=' or '>='"), ("limit", "a number")):
@@ -148,56 +99,57 @@ def parse(text: str, unmeasured: Mapping[str, str] | None = None) -> Gate:
 
 
 def problems(texts: Iterable[str], unmeasured: Mapping[str, str] | None = None) -> list[str]:
-    """What is wrong with these gates, an entry of three lines for each that can't be parsed."""
-    found = []
+    """What is wrong with these gates: an entry of three lines for each gate that can't be parsed."""
+    messages = []
     for text in texts:
         try:
             parse(text, unmeasured)
         except GateError as error:
-            found.append(str(error))
-    return found
+            messages.append(str(error))
+    return messages
 
 
 def judge(gate: Gate, measured: Mapping[str, Measurement | None], *, final: bool = True) -> Verdict:
     """Hold a measurement against a gate.
 
-    The whole interval on the right side of the limit passes, and the whole interval on the wrong side fails. Where
-    it holds the limit, the gate is inconclusive; with one exception. A gate that tolerates a change for the worse
-    (`latency.p50.ratio <= 1.03`: unchanged is 1) fails when such a change is beyond doubt and the data are all in
-    (`final`): what is certainly worse has to be shown to be within the tolerance. Without that rule, a slowdown of
-    just the tolerated size would be inconclusive however long one measures.
+    A gate passes when the whole interval is on the right side of the limit, and fails when the whole interval is on
+    the wrong side. Otherwise it is inconclusive, with one exception. Some gates tolerate a change for the worse
+    (`latency.p50.ratio <= 1.03`: unchanged is 1). Such a gate fails when the change is beyond doubt, the data are all
+    in (`final`), and they don't show that it is within the tolerance. Without that rule, a slowdown of just the
+    tolerated size would stay inconclusive however long one measures.
 
     A metric that is missing, None or NaN is not measured: never green.
     """
-    found = measured.get(gate.metric)
-    if found is None or any(math.isnan(number) for number in (found.value, found.low, found.high)):
+    measurement = measured.get(gate.metric)
+    if measurement is None or any(math.isnan(end) for end in (measurement.value, measurement.low, measurement.high)):
         return Verdict(gate.text, "not measured", "no measurement")
+    low, high = measurement.low, measurement.high
     sign = 1 if gate.operator == "<=" else -1  # from here on, more is worse
-    best, worst = (found.low, found.high) if sign > 0 else (found.high, found.low)
+    best, worst = (low, high) if sign > 0 else (high, low)
     unchanged = METRICS[gate.metric].unchanged
-    shown = _shown(found.value, gate)
-    if found.low != found.high:
-        shown += f" [{_shown(found.low, gate)}, {_shown(found.high, gate)}]"
+    shown = _shown(measurement.value, gate)
+    if low != high:
+        shown += f" [{_shown(low, gate)}, {_shown(high, gate)}]"
     if sign * worst <= sign * gate.limit:
         return Verdict(gate.text, "pass", shown)
     if sign * best > sign * gate.limit:
         return Verdict(gate.text, "fail", shown)
-    if final and unchanged is not None and gate.operator == "<=" and found.low > unchanged:
+    if final and unchanged is not None and gate.operator == "<=" and low > unchanged:
         return Verdict(gate.text, "fail", f"{shown}: worse beyond doubt, and more than the limit is possible")
     return Verdict(gate.text, "inconclusive", shown)
 
 
 def settled(gates: Iterable[Gate], measured: Mapping[str, Measurement | None]) -> bool:
-    """Whether what was measured so far decides all of these gates that ask for it; more would change nothing.
+    """Whether the data so far decide all gates on metrics in `measured`, so that more data would change nothing.
 
-    What is missing so far, a tail of too few runs, may be there later.
+    A metric that is None so far leaves its gate open: a tail of too few runs may be there later.
     """
-    asked = [gate for gate in gates if gate.metric in measured]
-    return all(judge(gate, measured, final=False).status in ("pass", "fail") for gate in asked)
+    relevant = [gate for gate in gates if gate.metric in measured]
+    return all(judge(gate, measured, final=False).status in ("pass", "fail") for gate in relevant)
 
 
 def _shown(value: float, gate: Gate) -> str:
-    """A number in as few digits as it takes to be seen on its own side of the limit: three, or four around 1."""
+    """A number with three digits (four around 1), or as many as it takes to see it on its own side of the limit."""
     if METRICS[gate.metric].unit == "bytes":
         return shown_bytes(value, gate.limit, gate.operator)
     fewest = 4 if 1 <= abs(value) < 2 and METRICS[gate.metric].unchanged == 1 else 3
@@ -210,27 +162,27 @@ def _apart(value: float, limit: float, fewest: int, wrong: Callable[[float, floa
 
 
 def shown_bytes(count: float, limit: float = math.inf, operator: Operator = "<=") -> str:
-    """Bytes in kB, MB or GB, in as many digits as it takes to be seen on their own side of the limit."""
+    """Bytes in kB, MB or GB, with as many digits as it takes to see them on their own side of the limit."""
     unit, factor = ("GB", 1e9) if count >= 9.995e8 else ("MB", 1e6) if count >= 1e5 else ("kB", 1e3)
     return f"{_apart(count / factor, limit / factor, 3, _WRONG[operator])} {unit}"
 
 
 def sampled(gates: Iterable[Gate]) -> int:
-    """How many intervals these gates are judged by, for which their run's error is to be shared."""
+    """How many intervals judge these gates; they share the error that a run may make."""
     return len({gate.metric for gate in gates if METRICS[gate.metric].sampled})
 
 
 def exit_code(verdicts: Iterable[Verdict]) -> int:
-    """0 all passed, 1 one failed, 3 one could not be measured, 4 one is inconclusive; as `combine` has them.
+    """0 all passed, 1 a gate failed, 3 a gate was not measured, 4 a gate is inconclusive. `combine` gives the order.
 
-    Without any verdict nothing was measured: 3.
+    No verdicts at all give 3: nothing was measured.
     """
     codes = [_CODES[verdict.status] for verdict in verdicts]
     return combine(codes) if codes else 3
 
 
 class Judged:
-    """A record with gates, and what they come to."""
+    """A record with gates, and their combined result."""
 
     gates: tuple[Verdict, ...]
 
@@ -245,11 +197,11 @@ class Judged:
 
     @property
     def verdict(self) -> Status:
-        """What the gates come to, all together."""
+        """The result of all gates together."""
         return STATUSES[self.exit_code]
 
 
 def combine(codes: Iterable[int]) -> int:
     """The one exit code for several: 1 before 3 before 4 before 0."""
-    found = set(codes)
-    return next((code for code in (1, 3, 4) if code in found), 0)
+    present = set(codes)
+    return next((code for code in (1, 3, 4) if code in present), 0)

@@ -1,4 +1,4 @@
-"""How steady the machine was while something was measured on it, in numbers that a reader can act on."""
+"""How steady the machine was during a measurement, in numbers that a reader can act on."""
 
 from __future__ import annotations
 
@@ -12,15 +12,17 @@ from .contention import Contention
 from .engine import Engine
 
 DRIFT, STEAL, OTHERS, TIMER, DISTURBED = 1.25, 0.01, 0.1, 0.01, 0.2
-"""From where on a note is worth its line: p50 between launches, share of time stolen, cores, share of a run, share of
-the rounds."""
+"""Beyond these a note is worth its line.
+
+They are: p50 of the slowest launch over the fastest, share of time stolen, cores, share of a run, share of the rounds.
+"""
 
 
 @dataclass(frozen=True)
 class Steadiness:
-    """What the machine did beside the measurement. None where the system doesn't tell."""
+    """What the machine did beside the measurement. A value is None where the system doesn't tell."""
 
-    drift: float  # the slowest launch of the first variant over its fastest, by p50
+    drift: float  # p50 of the first variant's slowest launch over that of its fastest
     steal: float | None  # share of the cores' time that the hypervisor gave to others
     others: float | None  # cores' worth of time that other processes took on the cores measured on
     timer: float  # nanoseconds from one reading of the workers' clock to the next
@@ -28,30 +30,30 @@ class Steadiness:
     contention: Contention  # rounds in which another process had a part of the cores
 
     def notes(self, p50: float) -> list[str]:
-        """What was unsteady, a line each; `p50` in milliseconds is the fastest variant's."""
-        found = []
+        """What was unsteady, a line each; `p50` is the fastest variant's, in milliseconds."""
+        notes = []
         if self.drift > DRIFT:
-            found.append(f"milliseconds drifted: the slowest launch took {self.drift:.2f}x as long as the fastest.")
+            notes.append(f"milliseconds drifted: the slowest launch took {self.drift:.2f}x as long as the fastest.")
         if self.steal is not None and self.steal > STEAL:
-            found.append(f"the hypervisor took {100 * self.steal:.1f} % of the cores' time (steal).")
+            notes.append(f"the hypervisor took {100 * self.steal:.1f} % of the cores' time (steal).")
         if self.others is not None and self.others > OTHERS:
-            found.append(f"other processes kept {self.others:.2f} of the cores measured on busy.")
+            notes.append(f"other processes kept {self.others:.2f} of the cores measured on busy.")
         if p50 and self.timer > TIMER * p50 * 1e6:
-            found.append(f"the clock is coarse: a reading takes {self.timer:.0f} ns, a run {1e6 * p50:.0f} ns.")
+            notes.append(f"the clock is coarse: a reading takes {self.timer:.0f} ns, a run {1e6 * p50:.0f} ns.")
         if self.jumps:
-            found.append(f"the clock jumped in {self.jumps} of the launches, which were left out.")
+            notes.append(f"the clock jumped in {self.jumps} of the launches, which were left out.")
         if self.contention.uneven:
-            found.append(
+            notes.append(
                 f"'{self.contention.uneven}' lost processor time far more often than what it took turns with. It may "
                 "have done so to itself, so no rounds were left out."
             )
         elif self.contention.disturbed > DISTURBED or self.contention.launches:
-            whole = f", {self.contention.launches} whole launches among them" if self.contention.launches else ""
-            kept = f"which were left out{whole}" if self.contention.left_out else "too many to leave them out"
-            found.append(
-                f"others took processor time in {100 * self.contention.disturbed:.0f} % of the rounds, {kept}."
+            launches = f", {self.contention.launches} whole launches among them" if self.contention.launches else ""
+            outcome = f"which were left out{launches}" if self.contention.left_out else "too many to leave them out"
+            notes.append(
+                f"others took processor time in {100 * self.contention.disturbed:.0f} % of the rounds, {outcome}."
             )
-        return found
+        return notes
 
 
 class Watch:
@@ -60,7 +62,7 @@ class Watch:
     def __init__(self, cpus: Sequence[int]) -> None:
         self._cpus = cpus
         self._timer = self._stolen = self._busy = self._own = self._seconds = 0.0
-        self._told = bool(cpus)
+        self._available = bool(cpus)  # whether the system tells
 
     def timer(self, nanoseconds: float) -> None:
         """Note how far apart two readings of a worker's clock are."""
@@ -68,33 +70,33 @@ class Watch:
 
     @contextmanager
     def over(self, engines: Iterable[Engine]) -> Iterator[None]:
-        """Watch while the block runs; what it and `engines` take is their own, and the rest is somebody else's."""
+        """Watch while the block runs. The block and `engines` account for their own time; others took the rest."""
         engines = list(engines)
-        before, own = machine.core_times(self._cpus), _taken(engines)
+        before, own = machine.core_times(self._cpus), _cpu_seconds(engines)
         start = perf_counter()
         yield
         after = machine.core_times(self._cpus)
         if before is None or after is None:
-            self._told = False
+            self._available = False
             return
-        self._own += _taken(engines) - own
+        self._own += _cpu_seconds(engines) - own
         self._busy += after.busy - before.busy
         self._stolen += after.stolen - before.stolen
         self._seconds += perf_counter() - start
 
-    def found(self, medians: Sequence[float], jumps: int, contention: Contention) -> Steadiness:
-        """What was seen so far; `medians` of the first variant, one a launch."""
-        told = self._told and self._seconds > 0
+    def steadiness(self, medians: Sequence[float], jumps: int, contention: Contention) -> Steadiness:
+        """The steadiness so far; `medians` are the first variant's, one a launch, in any unit."""
+        available = self._available and self._seconds > 0
         return Steadiness(
             drift=max(medians) / min(medians) if medians else 1.0,
-            steal=self._stolen / (self._seconds * len(self._cpus)) if told else None,
-            others=max(0.0, self._busy - self._own) / self._seconds if told else None,
+            steal=self._stolen / (self._seconds * len(self._cpus)) if available else None,
+            others=max(0.0, self._busy - self._own) / self._seconds if available else None,
             timer=self._timer,
             jumps=jumps,
             contention=contention,
         )
 
 
-def _taken(engines: Iterable[Engine]) -> float:
+def _cpu_seconds(engines: Iterable[Engine]) -> float:
     """Processor seconds that the engines and this process have used so far."""
     return process_time() + sum(engine.cpu_seconds() for engine in engines)

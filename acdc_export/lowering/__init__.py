@@ -1,21 +1,34 @@
-"""ONNX in, ONNX out: from the canonical graph of a pair to the form that a runtime takes, with the zeros counted."""
+"""From an ONNX file and a deployment to the files that a runtime loads, with the zeros counted after every step.
+
+`lower` is the whole way. `transform` is its first part, ONNX to ONNX: the target's passes, and INT8 by one of our
+schemes. `calibrate` finds what quantization takes. `audit` counts zeros, and `unsupported` names operators off the
+fast path.
+"""
 
 from .audit import WeightAudit, audit, count, load, pruned
+from .calibrate import QuantizationInputs, calibrate
+from .deployment import Deployment
 from .diagnose import unsupported
-from .lower import Lowered, Step, lower
+from .lower import LoweredModel, lower
 from .quantize import Calibrated, Calibration, Quantization
+from .transform import Step, TransformedGraph, transform
 
 __all__ = [
     "Calibrated",
     "Calibration",
-    "Lowered",
+    "Deployment",
+    "LoweredModel",
     "Quantization",
+    "QuantizationInputs",
     "Step",
+    "TransformedGraph",
     "WeightAudit",
     "audit",
+    "calibrate",
     "count",
     "load",
     "lower",
     "pruned",
+    "transform",
     "unsupported",
 ]

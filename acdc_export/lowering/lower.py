@@ -1,121 +1,163 @@
-"""From the canonical graph to the one a target takes: its passes in order, the zeros audited after each."""
+"""From an ONNX file and a deployment to the files that a runtime loads: ONNX in its form, or what it builds of that."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import partial
-from importlib import import_module
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
-
-import onnx
-import onnx_ir as ir
-from onnx_ir.passes import common
 
 from ..errors import GraphError
-from .audit import WeightAudit, audit, load
-from .quantize import Quantization
+from ..evidence import batches
+from .calibrate import QuantizationInputs
+from .deployment import Deployment
+from .transform import Step, TransformedGraph, transform
+
+Choose = Callable[[int, Mapping[int, Path]], int]
+"""Which micro-batch a batch size runs in, of the models for each of them."""
 
 
 @dataclass(frozen=True)
-class Step:
-    """What a pass left: the zeros in all weighted operators, of how many weights."""
+class LoweredModel:
+    """A model as it is deployed: for one batch size, for several, or for any."""
 
-    name: str
-    zeros: int
-    total: int
+    path: Path  # what the runtime loads
+    files: tuple[Path, ...]  # `path`, and what belongs to it
+    graph: TransformedGraph  # the ONNX that it is, or was built from
+    built: Step | None = None  # zeros in what the runtime built, where it tells
+    micro_batch: int | None = None  # samples of a run, where the file fixes that: a batch, or a part of one
+    kept: tuple[str, ...] = ()  # layers that stayed in FP32 because INT8 makes them slower, by their weights' names
 
-
-@dataclass(frozen=True)
-class Lowered:
-    """A graph as the target takes it."""
-
-    path: Path
-    steps: tuple[Step, ...]  # the canonical graph first, under the name "canonical"
-    canonical: tuple[WeightAudit, ...]  # before the first pass, and
-    weights: tuple[WeightAudit, ...]  # as deployed, position by position
-    operators: dict[str, int]  # how often each operator occurs
+    @property
+    def size(self) -> int:
+        """Bytes of its files."""
+        return sum(path.stat().st_size for path in self.files)
 
 
 def lower(
     source: Path,
-    destination: Path,
+    stem: Path,
+    deployment: Deployment,
+    batch_sizes: Sequence[int],
     *,
-    passes: tuple[str, ...],
-    batch_size: int,
-    ir_version: int | None = None,
-    opset: int | None = None,
-    quantization: Quantization | None = None,
-) -> Lowered:
-    """Write the canonical graph `source` to `destination` in a target's form; with `quantization` in integers.
+    scratch: Path,
+    cpus: Sequence[int],
+    inputs: QuantizationInputs | None = None,
+    choose: Choose | None = None,
+) -> dict[int, LoweredModel]:
+    """Lower the canonical ONNX file `source` for each of the batch sizes.
 
-    `passes` are names of modules in `graph/passes`, run in that order. `opset` is the newest one that the target
-    takes: there is no conversion downwards (onnx's own converter leaves attributes that runtimes refuse), so a
-    newer graph is refused.
+    Args:
+        stem: the path of the new files up to their endings. They are `STEM-bN.*` where the target fixes batch sizes one
+            by one, and else `STEM.*` for all of them.
+        batch_sizes: those that will run; the first is the one that `build` calibrates with.
+        scratch: a folder for what is not deployed itself.
+        inputs: what quantization takes, for a precision that quantizes.
+        choose: picks the micro-batch of a batch size that doesn't suit the target's kernels; without it, batches run
+            whole.
 
     Raises:
-        GraphError: not ONNX, an opset that is too new, a pass that could not do its work, or one that lost a zero.
+        GraphError: the graph can't be lowered for the target.
+        EngineError: the runtime can't build it.
     """
-    model = load(source)
-    version = model.opset_imports.get("", 0)
-    if opset is not None and version > opset:
-        raise GraphError(
-            f"{source} uses opset {version}; the target takes {opset} at most.", f"Export it with opset {opset}."
+    if deployment.target.graph.batch != "each":
+        model = _lower(source, stem, deployment, batch_sizes, scratch, cpus, inputs)
+        return dict.fromkeys(batch_sizes, model)
+    return {
+        size: _in_micro_batches(source, stem, deployment, size, scratch, cpus, inputs, choose) for size in batch_sizes
+    }
+
+
+def micro_batches(batch_size: int, suitable: Sequence[int]) -> list[int]:
+    """The micro-batches (in samples) that a batch may run in; the whole batch comes first.
+
+    `suitable` are the batch sizes that an engine's kernels are made for, with their multiples. A batch of such a size
+    is not split.
+    """
+    suits = any(batch_size == size or (size > 1 and batch_size % size == 0) for size in suitable)
+    return [batch_size, *(() if suits else suitable)]
+
+
+def _in_micro_batches(
+    source: Path,
+    stem: Path,
+    deployment: Deployment,
+    batch_size: int,
+    scratch: Path,
+    cpus: Sequence[int],
+    inputs: QuantizationInputs | None,
+    choose: Choose | None,
+) -> LoweredModel:
+    name = f"{stem.name}-b{batch_size}"
+    candidates = micro_batches(batch_size, deployment.target.graph.micro_batches)
+    best = batch_size
+    if choose and len(candidates) > 1:
+        models = {
+            size: _lower(source, scratch / f"{name}-in-{size}", deployment, [size], scratch, cpus, inputs).path
+            for size in candidates
+        }
+        best = choose(batch_size, models)
+    model = _lower(source, stem.with_name(name), deployment, [best], scratch, cpus, inputs)
+    return replace(model, micro_batch=best)
+
+
+def _lower(
+    source: Path,
+    stem: Path,
+    deployment: Deployment,
+    batch_sizes: Sequence[int],
+    scratch: Path,
+    cpus: Sequence[int],
+    inputs: QuantizationInputs | None,
+) -> LoweredModel:
+    form, settings = deployment.target.graph, deployment.settings
+    folder, name = (scratch, f"to-build-{stem.name}") if settings.build else (stem.parent, stem.name)
+    path = folder / f"{name}.onnx"
+    quantization = inputs.quantization(deployment) if inputs else None
+    graph = transform(
+        source,
+        path,
+        passes=(*form.passes, *settings.passes),
+        ir_version=form.ir_version,
+        opset=form.opset,
+        quantization=quantization,
+        batch_size=batch_sizes[0],
+    )
+    kept = tuple(name for name in quantization.keep if inputs and name not in inputs.keep) if quantization else ()
+    if settings.build:
+        return _build(graph, stem, deployment, batch_sizes, cpus, inputs)
+    return LoweredModel(path, (path,), graph, kept=kept)
+
+
+def _build(
+    graph: TransformedGraph,
+    stem: Path,
+    deployment: Deployment,
+    batch_sizes: Sequence[int],
+    cpus: Sequence[int],
+    inputs: QuantizationInputs | None,
+) -> LoweredModel:
+    """Let the runtime make its own form. Its zeros are held against those before, as far as it counts them."""
+    runtime, rows = deployment.target.runtime.name, batch_sizes[0]
+    samples = inputs.samples if inputs and deployment.settings.samples else {}
+    built = deployment.installed.build(
+        graph.path,
+        stem,
+        precision=deployment.precision,
+        batch_sizes=batch_sizes,
+        cpus=cpus,
+        inputs={name: batches.pad(array, -(-len(array) // rows) * rows) for name, array in samples.items()},
+    )
+    step = None
+    if built.zeros is not None:
+        step = Step(
+            f"{runtime}'s own {deployment.precision}",
+            sum(zeros for zeros, _ in built.zeros.values()),
+            sum(total for _, total in built.zeros.values()),
         )
-    common.ClearMetadataAndDocStringPass()(model)  # the exporter writes source paths into every node
-    canonical = before = audit(model)
-    steps = [_step("canonical", before)]
-    if quantization:
-        model = load(quantization.calibrated.prepared)
-        common.ClearMetadataAndDocStringPass()(model)
-    for name, change in _changes(passes, batch_size, quantization):
-        change(model)
-        model.graph.sort()
-        after = audit(model)
-        _compare(name, before, after)
-        steps.append(_step(name, after))
-        before = after
-    if ir_version is not None:
-        model.ir_version = ir_version
-    ir.save(model, destination)
-    try:
-        onnx.checker.check_model(str(destination), full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        reason = str(error).splitlines()[0]
-        raise GraphError(f"{source}, lowered, is not valid ONNX: {reason}", "Please report this graph.") from error
-    operators: dict[str, int] = {}
-    for node in model.graph:
-        operators[node.op_type] = operators.get(node.op_type, 0) + 1
-    return Lowered(destination, tuple(steps), canonical, before, operators)
-
-
-def _changes(
-    passes: tuple[str, ...], batch_size: int, quantization: Quantization | None
-) -> Iterator[tuple[str, Callable[[ir.Model], Any]]]:
-    """What is done to a model, step by step."""
-    if quantization:
-        yield "equalize", lambda model: None  # done already: here it is counted
-    for name in passes:
-        yield name, partial(import_module(f".passes.{name}", __package__).run, batch_size=batch_size)
-    if quantization:
-        yield quantization.scheme, quantization.run
-
-
-def _step(name: str, weights: tuple[WeightAudit, ...]) -> Step:
-    return Step(name, sum(weight.zeros for weight in weights), sum(weight.total for weight in weights))
-
-
-def _compare(name: str, before: tuple[WeightAudit, ...], after: tuple[WeightAudit, ...]) -> None:
-    """Rule 2 of the house: every step keeps the zeros, position by position."""
-    if len(before) != len(after):
-        raise GraphError(
-            f"The pass {name} changed the number of weighted operators from {len(before)} to {len(after)}.",
-            "Leave it out of the target's passes, and please report this graph.",
-        )
-    for old, new in zip(before, after, strict=True):
-        if new.zeros < old.zeros:
+        before = graph.steps[-1]
+        if step.total == before.total and step.zeros < before.zeros:
             raise GraphError(
-                f"The pass {name} lost {old.zeros - new.zeros} zeros of the weight {old.name} (no. {old.position}).",
-                "Leave it out of the target's passes, and please report this graph.",
+                f"{runtime} lost {before.zeros - step.zeros} zeros when it built {deployment.precision}.",
+                f"`build` in {deployment.target.folder / 'engine.py'} has to keep zeros, by symmetric weights.",
             )
+    return LoweredModel(built.path, built.files, graph, step)

@@ -1,4 +1,4 @@
-"""What passes that rewrite by pattern share."""
+"""Helpers for passes that rewrite by pattern."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from onnxscript.rewriter import RewriteRule, RewriteRuleClassBase, RewriteRuleSe
 
 
 def rewrite(model: ir.Model, rules: Iterable[RewriteRule], *, commute: bool = False) -> None:
-    """Apply rules, each with its operands in either order if `commute`; leave constants as initializers, and shapes.
+    """Apply `rules` to `model` in place; with `commute` the operands of each may come in either order.
 
-    Later passes and readers look for a constant among the initializers, and decide by shapes.
+    Afterwards constants are initializers and shapes are inferred: later passes and readers rely on both.
     """
     if not RewriteRuleSet(list(rules), commute=commute).apply_to_model(model):
         return
@@ -25,19 +25,19 @@ def rewrite(model: ir.Model, rules: Iterable[RewriteRule], *, commute: bool = Fa
 
 
 def rule(form: type[RewriteRuleClassBase], *arguments: Any) -> RewriteRule:
-    """A rule of the class `form`, made with `arguments`."""
-    made: RewriteRule = form.rule(*arguments)  # type: ignore[no-untyped-call]
-    return made
+    """Make a rule of the class `form` with `arguments`."""
+    typed: RewriteRule = form.rule(*arguments)  # type: ignore[no-untyped-call]
+    return typed
 
 
 def constant(value: ir.Value | None) -> NDArray[np.generic] | None:
-    """What a value always is; None where it is computed."""
+    """Return the array that a value always has; None if it is computed."""
     tensor = ir.convenience.get_const_tensor(value) if value is not None else None
     return None if tensor is None else tensor.numpy()
 
 
 def static_shape(value: ir.Value | None) -> tuple[int, ...] | None:
-    """The shape of a value, if all of it is known as numbers."""
+    """Return the shape of a value; None unless every dimension is a known number."""
     if value is None or value.shape is None or not all(isinstance(dim, int) for dim in value.shape):
         return None
     return tuple(int(dim) for dim in value.shape if isinstance(dim, int))

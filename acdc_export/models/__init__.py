@@ -1,4 +1,4 @@
-"""The built-in networks, and the way to one of the user's own."""
+"""The built-in networks, and networks of the user's own."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ BUILT_IN: dict[str, Callable[..., nn.Module]] = {
 
 
 def build(name: str, arguments: Mapping[str, Any]) -> nn.Module:
-    """The network `name`, a built-in or `package.module:callable`, called with `arguments`.
+    """Build the network `name`, a built-in or `package.module:callable`, with `arguments`.
 
     Raises:
-        UsageError: an unknown name, arguments that don't fit, or a callable that fails or returns something else.
+        UsageError: the name is unknown, the arguments don't fit, or the callable fails or returns no module.
     """
     if ":" in name:
         maker = import_named(name, "model", list(BUILT_IN))

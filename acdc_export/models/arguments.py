@@ -1,4 +1,4 @@
-"""What the built-in networks and the way to them check of their arguments."""
+"""Checks of the arguments of networks."""
 
 from __future__ import annotations
 
@@ -10,25 +10,28 @@ from ..errors import UsageError, nearest
 
 
 def require_positive(network: str, **arguments: object) -> None:
-    """Raises `UsageError` for the first of `arguments` that is no positive integer."""
+    """Refuse the first of `arguments` that is no positive integer. Raises `UsageError`."""
     for argument, value in arguments.items():
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise UsageError(f"{network}: {argument} is {value!r}.", f"Give {argument} as a positive integer.")
 
 
 def require_fit(name: str, maker: Callable[..., Any], arguments: Mapping[str, Any]) -> None:
-    """Name all the arguments that don't fit, which Python's own message does one at a time. Raises `UsageError`."""
+    """Refuse arguments that don't fit `maker`. Raises `UsageError`.
+
+    The message names all of them; Python's own names one at a time.
+    """
     try:
         signature = inspect.signature(maker)
-    except (TypeError, ValueError):  # some callables of C have none
+    except (TypeError, ValueError):  # some callables written in C have no signature
         return
-    takes = signature.parameters.values()
-    known = [item.name for item in takes if item.kind in (item.POSITIONAL_OR_KEYWORD, item.KEYWORD_ONLY)]
-    anything = any(item.kind == item.VAR_KEYWORD for item in takes)
-    problems = [f"'{key}' is unknown{nearest(key, known)}" for key in arguments if key not in known and not anything]
+    parameters = signature.parameters.values()
+    known = [item.name for item in parameters if item.kind in (item.POSITIONAL_OR_KEYWORD, item.KEYWORD_ONLY)]
+    takes_any = any(item.kind == item.VAR_KEYWORD for item in parameters)
+    problems = [f"'{key}' is unknown{nearest(key, known)}" for key in arguments if key not in known and not takes_any]
     problems += [
         f"'{item.name}' is missing"
-        for item in takes
+        for item in parameters
         if item.name in known and item.default is item.empty and item.name not in arguments
     ]
     if problems:

@@ -1,4 +1,4 @@
-"""Residual networks of basic blocks, for small images: `residual_cnn`, and `resnet_cifar` as the literature has it."""
+"""Residual networks of basic blocks, for small images: `residual_cnn`, and `resnet_cifar` as in the literature."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from .arguments import require_positive
 def residual_cnn(
     channels: int, width: int, blocks: int, classes: int, stem_stride: int = 1, stages: int = 2
 ) -> nn.Module:
-    """A small residual network for small images: a stem, stages of `blocks` basic blocks (each at half the resolution
-    and twice the width of the one before), the mean over height and width, and a linear head.
+    """Build a small residual network for small images.
 
-    Takes (N, channels, H, W), gives (N, classes); `stem_stride` of 2 halves the resolution before the first stage.
+    It has a stem, stages of `blocks` basic blocks, the mean over height and width, and a linear head. Each stage has
+    half the resolution and twice the width of the one before. A `stem_stride` of 2 halves the resolution before the
+    first stage. The network takes (N, channels, H, W), and gives (N, classes).
     Raises `UsageError` for numbers that are not positive.
     """
     numbers = {"channels": channels, "width": width, "blocks": blocks, "classes": classes}
@@ -23,10 +24,10 @@ def residual_cnn(
 
 
 def resnet_cifar(depth: int = 20, classes: int = 10, channels: int = 3) -> nn.Module:
-    """The ResNet for 32x32 images of He et al. 2015 (arXiv:1512.03385, section 4.2): 20, 32, 44, 56, 110 layers deep.
+    """Build the ResNet for 32x32 images of He et al. 2015 (arXiv:1512.03385, section 4.2), 20 to 110 layers deep.
 
-    Takes (N, channels, 32, 32), gives (N, classes). Where a stage begins, a 1x1 convolution leads around the block,
-    as in the AC/DC authors' own; He et al. have no weights there. Depth 20 has 22 layers to prune.
+    It takes (N, channels, 32, 32), and gives (N, classes). Where a stage begins, the shortcut is a 1x1 convolution, as
+    in the AC/DC authors' own network; He et al. have no weights there. Depth 20 has 22 layers to prune.
     Raises `UsageError` for numbers that are not positive, and for depths other than 6 n + 2.
     """
     require_positive("resnet_cifar", depth=depth, classes=classes, channels=channels)
@@ -68,26 +69,30 @@ class _ResNetCIFAR(nn.Module):
 
 
 class _Block(nn.Module):
-    """Two 3x3 convolutions around which the input is led, through a 1x1 convolution where their shapes differ."""
+    """Has two 3x3 convolutions and a shortcut, which is a 1x1 convolution where the shapes differ."""
 
-    def __init__(self, before: int, after: int, stride: int = 1) -> None:
+    def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(before, after, 3, stride, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(after)
-        self.conv2 = nn.Conv2d(after, after, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(after)
-        self.downsample = nn.Sequential()  # the input as it is
-        if (before, stride) != (after, 1):
-            self.downsample = nn.Sequential(nn.Conv2d(before, after, 1, stride, bias=False), nn.BatchNorm2d(after))
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(out_channels)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(out_channels)
+        self.downsample = nn.Sequential()  # the identity
+        if (in_channels, stride) != (out_channels, 1):
+            self.downsample = nn.Sequential(
+                nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels)
+            )
 
     def forward(self, x: Tensor) -> Tensor:
         inner: Tensor = self.bn1(self.conv1(x)).relu()
-        outer: Tensor = self.bn2(self.conv2(inner))
-        around: Tensor = self.downsample(x)
-        return (around + outer).relu()
+        residual: Tensor = self.bn2(self.conv2(inner))
+        shortcut: Tensor = self.downsample(x)
+        return (shortcut + residual).relu()
 
 
-def _convolution(before: int, after: int, stride: int) -> nn.Sequential:
+def _convolution(in_channels: int, out_channels: int, stride: int) -> nn.Sequential:
     return nn.Sequential(
-        nn.Conv2d(before, after, 3, stride=stride, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU()
+        nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1, bias=False),
+        nn.BatchNorm2d(out_channels),
+        nn.ReLU(),
     )

@@ -1,4 +1,4 @@
-"""`wide_resnet`: Zagoruyko and Komodakis 2016 (arXiv:1605.07146), for 32x32 images."""
+"""`wide_resnet`, after Zagoruyko and Komodakis 2016 (arXiv:1605.07146), for 32x32 images."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from .arguments import require_positive
 def wide_resnet(
     depth: int = 28, width: int = 10, dropout: float = 0.3, classes: int = 100, channels: int = 3
 ) -> nn.Module:
-    """WRN-`depth`-`width`, with dropout between the two convolutions of a block.
+    """Build WRN-`depth`-`width`, with dropout between the two convolutions of a block.
 
-    Takes (N, channels, 32, 32), gives (N, classes). WRN-28-10 has 36.5 million parameters, and 29 layers to prune.
+    It takes (N, channels, 32, 32), and gives (N, classes). WRN-28-10 has 36.5 million parameters and 29 layers to
+    prune.
     Raises `UsageError` for numbers that are not positive, depths other than 6 n + 4, and a dropout outside [0, 1).
     """
     require_positive("wide_resnet", depth=depth, width=width, classes=classes, channels=channels)
@@ -40,24 +41,26 @@ class _WideResNet(nn.Module):
 
 
 class _Block(nn.Module):
-    """Normalised and rectified before each of its convolutions. Where a stage begins, its 1x1 shortcut is, too."""
+    """Normalises and rectifies before each convolution. Where a stage begins, so does its 1x1 shortcut."""
 
-    def __init__(self, before: int, after: int, stride: int, dropout: float) -> None:
+    def __init__(self, in_channels: int, out_channels: int, stride: int, dropout: float) -> None:
         super().__init__()
-        self.bn1 = nn.BatchNorm2d(before)
-        self.conv1 = nn.Conv2d(before, after, 3, stride, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(after)
+        self.bn1 = nn.BatchNorm2d(in_channels)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(out_channels)
         self.dropout = nn.Dropout(dropout)
-        self.conv2 = nn.Conv2d(after, after, 3, padding=1, bias=False)
-        self.shortcut = nn.Conv2d(before, after, 1, stride, bias=False) if before != after else None
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
+        self.shortcut = (
+            nn.Conv2d(in_channels, out_channels, 1, stride, bias=False) if in_channels != out_channels else None
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         active: Tensor = self.bn1(x).relu()
         inner = self.dropout(self.bn2(self.conv1(active)).relu())
-        around = x if self.shortcut is None else self.shortcut(active)
-        return self.conv2(inner) + around  # type: ignore[no-any-return]
+        shortcut = x if self.shortcut is None else self.shortcut(active)
+        return self.conv2(inner) + shortcut  # type: ignore[no-any-return]
 
 
-def _stage(blocks: int, before: int, after: int, stride: int, dropout: float) -> nn.Sequential:
-    rest = (_Block(after, after, 1, dropout) for _ in range(blocks - 1))
-    return nn.Sequential(_Block(before, after, stride, dropout), *rest)
+def _stage(blocks: int, in_channels: int, out_channels: int, stride: int, dropout: float) -> nn.Sequential:
+    rest = (_Block(out_channels, out_channels, 1, dropout) for _ in range(blocks - 1))
+    return nn.Sequential(_Block(in_channels, out_channels, stride, dropout), *rest)

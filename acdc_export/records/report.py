@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ..evidence.accuracy import Accuracy
+from ..evidence.engine import LayerTime
 from ..evidence.gates import Judged, Measurement, Verdict
 from ..evidence.latency import Latency
 from ..evidence.parity import Parity
@@ -115,6 +116,7 @@ class Report(Judged):
     measured: dict[str, Measurement | None]  # by gate metric
     gates: tuple[Verdict, ...]
     quantization: Accuracy | None = None  # the sparse half in integers and, as "dense", in float; None in fp32
+    profile: tuple[LayerTime, ...] = ()  # the sparse half's operators, in order; empty where the runtime doesn't tell
     notes: tuple[str, ...] = field(default=())  # whatever was skipped, unavailable or unusual
 
     def __str__(self) -> str:

@@ -10,16 +10,16 @@
 What happens when, after Peste et al., "AC/DC: Alternating Compressed/DeCompressed Training of Deep Neural
 Networks" (arXiv 2106.12379):
 
-- At the start of a sparse phase, before its first forward pass, the pattern chooses which weights live. The
-  others are set to zero, and stay there (`enforcement` says how).
+- At the start of a sparse phase, before its first forward pass, the pattern chooses which weights are kept. The
+  others are dropped: they are set to zero, and stay there (`enforcement` says how).
 - At the start of a dense phase that follows a sparse one, before its first forward pass, every weight is free
-  again, from zero, and the optimizer's momentum is set to zero: that of *all* its parameters, whether or not
-  they have a gradient at that moment. (The authors' code skips those without one, which under torch 2.0 and
-  later, where `zero_grad` sets gradients to None, is all of them.)
-- Nothing else is touched: no reset at the start of a sparse phase, batch norm statistics carry over, and the
-  learning rate goes on.
-- At the end of the last dense phase, the state of the run is remembered. After the final sparse phase it is
-  taken back there, and the same epochs run once more, densely, on the same random numbers: that is the twin.
+  again and starts from zero. The optimizer's momentum is set to zero: that of *all* its parameters, whether or not
+  they have a gradient at that moment. (The authors' code skips parameters without a gradient. Under torch 2.0 and
+  later, where `zero_grad` sets gradients to None, it skips all of them.)
+- Nothing else is touched. There is no reset at the start of a sparse phase, batch norm statistics carry over, and
+  the learning rate continues.
+- At the end of the last dense phase, the state of the run is remembered. After the final sparse phase the run is
+  taken back to that state, and the same epochs run once more, densely, on the same random numbers. That is the twin.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Epoch:
-    """An epoch to train: its index in the schedule, whether the network is sparse in it, and whose it is.
+    """An epoch to train: its index in the schedule, whether the network is dense or sparse in it, and its half.
 
-    The epochs before the twin leaves are common to both halves; they count as the sparse one's.
+    Both halves share the epochs before the twin leaves; these count as the sparse half's.
     """
 
     index: int
@@ -63,12 +63,12 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Step(Epoch):
-    """A step to train, of a schedule that counts in steps."""
+    """A step to train, in a schedule that counts in steps."""
 
 
 @dataclass(frozen=True)
 class _Leg:
-    """A part of the way: a phase of the schedule, or the twin's own one."""
+    """A stretch of the run: a phase of the schedule, or the twin's own one."""
 
     phase: Phase
     kind: Kind
@@ -82,16 +82,16 @@ class ACDC:
         model: may be compiled (`torch.compile`) or data-parallel.
         optimizer: any whose state is known here: SGD, Adam, AdamW, NAdam, RAdam, Adamax, RMSprop and their like.
         lr_scheduler: taken back for the twin; may be None.
-        schedule, pattern: when the network is sparse, and which weights then live.
+        schedule, pattern: when the network is sparse, and which weights it then keeps.
         average: a running average of the model's weights (`torch.optim.swa_utils.AveragedModel`) that your loop
-            updates. What is dropped at the start of a sparse phase is dropped from it too, and the pair holds its
-            weights instead of the model's.
-        also: other objects with `state_dict` and `load_state_dict`, or torch.Generators, that are part of the run's
-            state: a GradScaler, a sampler. They are taken back for the twin, and kept in checkpoints.
+            updates. Weights that are dropped at the start of a sparse phase are dropped from it too, and the pair
+            holds its weights instead of the model's.
+        also: other objects with `state_dict` and `load_state_dict`, or torch.Generators, that belong to the run's
+            state, such as a GradScaler or a sampler. They are taken back for the twin, and kept in checkpoints.
 
     Raises:
-        UsageError: weights that the optimizer doesn't hold, that are frozen, or that can't be pruned; an optimizer
-            whose momentum is not known here; see also the pattern.
+        UsageError: weights are frozen, can't be pruned, or are not the optimizer's; the optimizer's momentum is not
+            known here; the pattern doesn't fit the model.
     """
 
     def __init__(
@@ -123,46 +123,50 @@ class ACDC:
         self._enforcement = Enforcement(selection.weights, optimizer)
         self._legs = [*(_Leg(phase, phase.kind, "sparse") for phase in schedule.phases)]
         self._legs.append(_Leg(schedule.final, "dense", "dense"))
-        self._leg, self._next = 0, -1  # where the run goes on: the leg, and what of it; -1 before it has begun
-        self._before: dict[str, Tensor] = {}  # what the sparse phase before dropped
-        self._twin: checkpoints.State | None = None  # what the twin starts from
+        self._leg, self._next = (
+            0,
+            -1,
+        )  # where the run goes on: the leg, and the next epoch (or step) of it; -1 before it has begun
+        self._dropped_before: dict[str, Tensor] = {}  # masks of the sparse phase before, True where it dropped a weight
+        self._twin: checkpoints.State | None = None  # that the twin starts from
         self._states: dict[Half, dict[str, Tensor]] = {}
-        self._now: Epoch | None = None
+        self._current: Epoch | None = None
         self._resumed = False
 
     # ---------------------------------------------------------------------------------------------- the run
 
     def epochs(self, checkpoint: str | Path | None = None, every: int = 1) -> Iterator[Epoch]:
-        """The epochs to train, in order: the schedule to its sparse end, and then the twin's own ones.
+        """Yield the epochs to train, in order: the schedule to its sparse end, and then the twin's own epochs.
 
-        Whatever a phase begins with is done before its first epoch is yielded. When the loop is over, the hooks
-        are gone and the model is the dense twin.
+        A phase is set up before its first epoch is yielded. When the loop is over, the hooks are gone and the model is
+        the dense twin.
 
         Args:
             checkpoint: a file that keeps the state of the run, written anew after `every` epochs and each phase. If it
-                is there already, the run goes on where it ended: on the same machine with as many threads, it ends
-                with the same bits. Gradients that a loop gathers from one epoch to the next are not kept.
+                exists already, the run goes on where it ended. On the same machine with as many threads, it ends with
+                the same bits. Gradients that a loop gathers from one epoch to the next are not kept.
 
         Raises:
-            UsageError: the run was started before; a schedule in steps; an optimizer whose state can't be reset.
-            TrainingError: weights that are not finite, or that something else moved away from zero.
-            CheckpointError: a checkpoint of another run, or one that can't be read.
+            UsageError: the run was started before, the schedule is in steps, or the optimizer's state can't be reset.
+            TrainingError: weights are not finite, or something else moved them away from zero.
+            CheckpointError: the checkpoint is of another run, or can't be read.
             OutputError: the checkpoint can't be written.
         """
         return self._run("epoch", checkpoint, every)
 
     def steps(self, checkpoint: str | Path | None = None, every: int = 1000) -> Iterator[Step]:
-        """The steps to train, of a schedule that counts in them; everything else is as for `epochs`."""
+        """Yield the steps to train, in a schedule that counts in steps. Everything else is as for `epochs`."""
         return self._run("step", checkpoint, every)  # type: ignore[return-value]
 
     def record(self, **metrics: float) -> None:
-        """Attach `metrics` to the current epoch. Those of the last epoch of each half go into the pair.
+        """Attach `metrics` to the current epoch. The pair gets those of the last epoch of each half.
 
         Raises:
             UsageError: there is no current epoch.
-            TrainingError: a metric that is NaN or infinite.
+            TrainingError: a metric is NaN or infinite.
         """
-        if self._now is None:
+        epoch = self._current
+        if epoch is None:
             raise UsageError("There is no epoch to record for.", "Call record() in the loop over epochs().")
         values = {name: float(value) for name, value in metrics.items()}
         for name, value in values.items():
@@ -171,10 +175,9 @@ class ACDC:
                     f"{name} is {value} in {self._place}.",
                     "The run diverged; train with a lower learning rate, or a longer warm-up.",
                 )
-        now = self._now
-        if self.history and (self.history[-1].index, self.history[-1].half) == (now.index, now.half):
+        if self.history and (self.history[-1].index, self.history[-1].half) == (epoch.index, epoch.half):
             values = {**self.history.pop().metrics, **values}
-        self.history.append(EpochRecord(now.index, now.half, now.kind, values))
+        self.history.append(EpochRecord(epoch.index, epoch.half, epoch.kind, values))
 
     def save_pair(
         self,
@@ -187,16 +190,17 @@ class ACDC:
         input_names: Sequence[str] | None = None,
         output_names: Sequence[str] | None = None,
     ) -> Pair:
-        """Write both halves as a pair: the folder `path`, which appears only when it is whole.
+        """Write both halves as a pair: the folder `path`, which appears only when it is complete.
 
-        The model that you hold is not touched: the halves are exported from a copy of it, on the CPU.
+        Your model is not touched: the halves are exported from a copy of it, on the CPU.
 
         Args:
-            example_inputs: what the model is called with, one array or tensor an input, the batch as first axis.
-                Real samples: the outputs for them (the first 64) are what runtimes are compared with.
-            name: of the pair, letters, digits, '.', '_' and '-'; made from the folder's by default.
-            pipeline: the text of the pipeline file that was the recipe, where there was one.
-            input_names, output_names: of the ONNX graph; "input" and "logits" by default, and "input_0",
+            example_inputs: the arguments of the model, one array or tensor an input, the batch as first axis. Give real
+                samples: runtimes are compared on the outputs for the first 64 of them.
+            name: the pair's name, of letters, digits, '.', '_' and '-'; derived from the folder's by default.
+            pipeline: the text of the pipeline file that configured the run, where there was one.
+            seed: the seed of the run, where there was one.
+            input_names, output_names: names in the ONNX graph; "input" and "logits" by default, and "input_0",
                 "input_1", ... where there are several.
 
         Raises:
@@ -206,7 +210,7 @@ class ACDC:
             PairError: the trained weights make no sound pair.
         """
         if set(self._states) != {"sparse", "dense"}:
-            where = f"it is in {self._place}" if self._now else "it has not begun"
+            where = f"it is in {self._place}" if self._current else "it has not begun"
             raise UsageError(
                 f"The run is not complete: {where}, and both halves are needed.",
                 f"Save the pair after the loop over {self.schedule.unit}s() has ended by itself, without a break.",
@@ -238,7 +242,7 @@ class ACDC:
         )
 
     def detach(self) -> None:
-        """Remove the hooks. The weights stay as they are, and nothing holds them at zero any more."""
+        """Remove the hooks. The weights stay as they are, but nothing holds them at zero any longer."""
         self._enforcement.detach()
 
     @property
@@ -248,7 +252,7 @@ class ACDC:
 
     @property
     def done(self) -> int:
-        """How many of the schedule's `total` epochs (or steps) are behind."""
+        """The number of epochs (or steps) that are done, of the schedule's `total`."""
         before = sum(leg.phase.length for leg in self._legs[: self._leg])
         return before + (self._next - self._legs[self._leg].phase.start if self._next >= 0 else 0)
 
@@ -259,14 +263,14 @@ class ACDC:
 
     @property
     def metrics(self) -> dict[str, dict[str, float]]:
-        """What was recorded in the last epoch of each half. An earlier epoch had other weights than the pair."""
+        """The metrics recorded in the last epoch of each half. An earlier epoch had other weights than the pair."""
         last = self.schedule.length - 1
         return {epoch.half: dict(epoch.metrics) for epoch in self.history if epoch.index == last}
 
     # ------------------------------------------------------------------------------------------------ its legs
 
     def _run(self, unit: Unit, checkpoint: str | Path | None, every: int) -> Iterator[Epoch]:
-        if self._now:
+        if self._current:
             raise UsageError("This run was started before.", "Attach a new ACDC to start another one.")
         if unit != self.schedule.unit:
             raise UsageError(
@@ -286,9 +290,9 @@ class ACDC:
                 self._begin(leg)
                 self._next = leg.phase.start
             for index in range(self._next, leg.phase.end):
-                self._now = kind(index, leg.kind, leg.half)
-                yield self._now
-                check_state(self._optimizer)  # after the first step there is some, long before it has to be reset
+                self._current = kind(index, leg.kind, leg.half)
+                yield self._current
+                check_state(self._optimizer)  # state exists after the first step, long before it has to be reset
                 if unit == "epoch":
                     check_weights(self._model, self._enforcement.weights, self._optimizer)
                 self._next = index + 1
@@ -315,14 +319,14 @@ class ACDC:
             reset_momentum(self._optimizer)
 
     def _finish(self, leg: _Leg) -> None:
-        """The end of a leg: what was to be zero has to be zero, and is free from here on."""
+        """End a leg: dropped weights have to be zero, and are free from here on."""
         self._enforcement.require_zeros(self._enforcement.weights, self._place)
         if self._average is not None:
             self._enforcement.require_zeros(self._averaged(), self._place)
         if leg.half == "sparse":
             self.phases.append(self._phase_record(leg.phase))
         if leg.kind == "sparse":
-            self._before = self._enforcement.dead
+            self._dropped_before = self._enforcement.dropped
             self._enforcement.free()
         if leg.phase == self.schedule.last_dense:
             self._twin = copy.deepcopy(self._parts.state())
@@ -330,19 +334,19 @@ class ACDC:
             self._stash(leg.half)
 
     def _phase_record(self, phase: Phase) -> PhaseRecord:
-        weights, dead, before = self._enforcement.weights, self._enforcement.dead, self._before
+        weights, dropped, dropped_before = self._enforcement.weights, self._enforcement.dropped, self._dropped_before
         nonzeros = {name: int(weight.count_nonzero()) for name, weight in weights.items()}
-        if not (dead and before):
+        if not (dropped and dropped_before):
             return PhaseRecord(phase.kind, phase.start, phase.end, nonzeros)
-        pairs = [(before[name], dead[name]) for name in weights]
-        changed = sum(int((then ^ now).sum()) for then, now in pairs)
-        regrown = sum(int((then & ~now).sum()) for then, now in pairs)
-        dropped = sum(int(then.sum()) for then, _ in pairs)
-        total = sum(then.numel() for then, _ in pairs)
-        return PhaseRecord(phase.kind, phase.start, phase.end, nonzeros, changed / total, regrown / dropped)
+        masks = [(dropped_before[name], dropped[name]) for name in weights]
+        changed = sum(int((before ^ now).sum()) for before, now in masks)
+        regrown = sum(int((before & ~now).sum()) for before, now in masks)
+        total_before = sum(int(before.sum()) for before, _ in masks)
+        total = sum(before.numel() for before, _ in masks)
+        return PhaseRecord(phase.kind, phase.start, phase.end, nonzeros, changed / total, regrown / total_before)
 
     def _stash(self, half: Half) -> None:
-        """Keep the weights of a half that is done."""
+        """Keep the weights of a half whose training is over."""
         self._require_finite(half)
         model = self._model if self._average is None else unwrapped(self._average.module)  # type: ignore[arg-type]
         state = {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
@@ -365,23 +369,24 @@ class ACDC:
 
     @property
     def _place(self) -> str:
-        if self._now is None:
+        epoch = self._current
+        if epoch is None:
             return "no epoch"
-        return f"{self.schedule.unit} {self._now.index}, a {self._now.kind} one of the {self._now.half} half"
+        return f"{self.schedule.unit} {epoch.index}, a {epoch.kind} one of the {epoch.half} half"
 
     # -------------------------------------------------------------------------------------------- its checkpoints
 
     def _save(self, path: Path) -> None:
-        """Write the state of the run, unless it is one that nobody should go on from."""
-        assert self._now is not None
-        self._require_finite(self._now.half)
+        """Write the state of the run. Raises `TrainingError` if it is not finite: nobody should go on from that."""
+        assert self._current is not None
+        self._require_finite(self._current.half)
         first = not path.exists()
         state = {
             "identity": self._identity(),
             "leg": self._leg,
             "next": self._next,
-            "dead": self._enforcement.dead,
-            "before": self._before,
+            "dead": self._enforcement.dropped,
+            "before": self._dropped_before,
             "history": [asdict(epoch) for epoch in self.history],
             "phases": [asdict(phase) for phase in self.phases],
             "twin": self._twin,
@@ -396,7 +401,7 @@ class ACDC:
         state = checkpoints.read(path)
         checkpoints.require_same(path, state["identity"], self._identity())
         self._leg, self._next = state["leg"], state["next"]
-        self._before = self._placed(state["before"])
+        self._dropped_before = self._placed(state["before"])
         self.history = [EpochRecord(**epoch) for epoch in state["history"]]
         self.phases = [PhaseRecord(**phase) for phase in state["phases"]]
         self._twin, self._states = state["twin"], state["states"]
@@ -405,11 +410,11 @@ class ACDC:
         self._resumed = True
 
     def _placed(self, masks: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Masks beside the weights that they are of."""
+        """Move masks to the devices of their weights."""
         return {name: mask.to(self._enforcement.weights[name].device) for name, mask in masks.items()}
 
     def _identity(self) -> dict[str, Any]:
-        """What a checkpoint must share with the run that goes on from it."""
+        """The facts that a checkpoint must share with the run that goes on from it."""
         return {
             "schedule": f"{self.schedule.unit}s {[phase.length for phase in self.schedule.phases]}",
             "pattern": repr(self.pattern),
@@ -420,7 +425,7 @@ class ACDC:
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The network itself inside torch.compile's and the data-parallel wrappers, which rename its parameters."""
+    """Return the network inside the wrappers of torch.compile and data parallelism, which rename its parameters."""
     wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
     while True:
         inner = model.module if isinstance(model, wrappers) else getattr(model, "_orig_mod", None)

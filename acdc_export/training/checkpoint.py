@@ -1,7 +1,7 @@
-"""The state of a run: all that the next step depends on, taken and given back, in memory and in a file.
+"""The state of a run, in memory and in a file: all that the next step depends on.
 
-The file is torch's own format, read with `weights_only=True`: nothing in it is executed. It is written beside its
-place and renamed, so that a run killed while it writes leaves the one before.
+The file has torch's own format and is read with `weights_only=True`, so that nothing in it is executed. It is written
+beside its place and renamed, so that a run that is killed while it writes leaves the file before.
 """
 
 from __future__ import annotations
@@ -33,8 +33,10 @@ State = dict[str, Any]
 
 @dataclass(frozen=True)
 class Parts:
-    """What makes up a run, beside its place in the schedule; `also` has whatever else has a state: a GradScaler, a
-    sampler, a torch.Generator."""
+    """The objects that hold the state of a run, beside its place in the schedule.
+
+    `also` holds all others that have a state: a GradScaler, a sampler, a torch.Generator.
+    """
 
     model: nn.Module
     optimizer: Optimizer
@@ -50,7 +52,7 @@ class Parts:
                 )
 
     def state(self) -> State:
-        """Everything, as it is at this moment; tensors are the live ones."""
+        """Return the state at this moment; its tensors are those in use, not copies."""
         return {
             "model": self.model.state_dict(),
             "buffers": dict(self.model.named_buffers()),  # among them those that are not in the state dict
@@ -64,11 +66,11 @@ class Parts:
 
     @torch.no_grad()
     def restore(self, state: State) -> None:
-        """Take everything back to that moment."""
+        """Take all objects back to `state`."""
         self.model.load_state_dict(state["model"])
         for name, buffer in self.model.named_buffers():
             buffer.copy_(state["buffers"][name])
-        self.model.zero_grad(set_to_none=True)  # what was gathered since is none of that moment's business
+        self.model.zero_grad(set_to_none=True)  # gradients gathered since belong to another moment
         self.optimizer.load_state_dict(state["optimizer"])
         if self.lr_scheduler:
             self.lr_scheduler.load_state_dict(state["lr_scheduler"])
@@ -84,8 +86,8 @@ def write(path: Path, state: State) -> None:
     """Write a run's state to `path`, in one step.
 
     Raises:
-        OutputError: it can't be written; what was there before is.
-        UsageError: the state holds objects that could only be read by running code.
+        OutputError: the file can't be written; the one before stays.
+        UsageError: the state holds objects that can be read only by running code.
     """
     temporary = path.with_name(f".{path.name}.tmp")
     try:
@@ -108,10 +110,10 @@ def write(path: Path, state: State) -> None:
 
 
 def read(path: Path) -> State:
-    """A run's state from `path`, tensors on the CPU.
+    """Read a run's state from `path`; its tensors are on the CPU.
 
     Raises:
-        CheckpointError: it can't be read, is something else, or of another schema version.
+        CheckpointError: the file can't be read, is something else, or has another schema version.
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
@@ -133,7 +135,7 @@ def read(path: Path) -> State:
 
 
 def require_same(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    """Refuse a checkpoint of another run: `found` and `wanted` say what tells runs apart. Raises `CheckpointError`."""
+    """Refuse a checkpoint of another run, whose identity `found` is not `wanted`. Raises `CheckpointError`."""
     for what, value in wanted.items():
         if found.get(what) != value:
             raise CheckpointError(
@@ -142,7 +144,7 @@ def require_same(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]
 
 
 def _difference(found: Any, wanted: Any) -> str:
-    """The first thing in which two tables differ, or the two values, where they are short enough to be read."""
+    """Name the first key in which two tables differ, or both values where they are short enough to be read."""
     if isinstance(found, dict) and isinstance(wanted, dict):
         key = next(key for key in (*found, *wanted) if found.get(key) != wanted.get(key))
         return f" ({key}: {found.get(key, 'none')} there, {wanted.get(key, 'none')} here)"
@@ -151,7 +153,7 @@ def _difference(found: Any, wanted: Any) -> str:
 
 
 def require_plain(path: Path) -> None:
-    """Refuse what was just written if it can't be read again without running code. Raises `UsageError`."""
+    """Refuse a file just written that can't be read without running code, and remove it. Raises `UsageError`."""
     try:
         torch.load(path, map_location="meta", weights_only=True)
     except Exception as error:
@@ -161,7 +163,7 @@ def require_plain(path: Path) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """The same with numpy's numbers and arrays as Python's and torch's, which can be read without running code."""
+    """Replace numpy's numbers and arrays by Python's and torch's, which can be read without running code."""
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, np.ndarray):
@@ -174,7 +176,7 @@ def _plain(value: Any) -> Any:
 
 
 def _random() -> State:
-    """The random numbers of torch, Python and numpy's old interface: loops draw from all three."""
+    """Return the random state of torch, Python and numpy's old interface: loops draw from all three."""
     in_use = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     numbers = np.random.get_state(legacy=False)
     assert isinstance(numbers, dict)

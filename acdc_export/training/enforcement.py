@@ -1,12 +1,12 @@
-"""Holding weights at zero so that the others move as if the network had no more than them.
+"""Hold dropped weights at zero, so that the kept ones move as if the network had no others.
 
-Three things together make the surviving weights follow exactly what an optimizer over them alone would do:
+Three things together make the kept weights follow exactly what an optimizer over them alone would do:
 
-- Gradients are masked as they arrive in `.grad`, so that what looks at them before the step (clipping by norm,
+- Gradients are masked as they arrive in `.grad`. So whatever looks at them before the step (clipping by norm,
   accumulation, a GradScaler's search for infinities) sees what the optimizer sees.
-- After every step the weights are set to zero again, since what the optimizer gathered before the phase (momentum, an
+- After every step the dropped weights are set to zero again. The optimizer's state from before the phase (momentum, an
   average of gradients) would move them. Weight decay of a zero is zero.
-- What is dropped is blotted out bit by bit, not multiplied: NaN times zero is NaN. It is also three times as fast as
+- Dropped values are cleared by a bitwise AND, not multiplied: NaN times zero is NaN. It is also three times as fast as
   filling (docs/performance.md).
 
 A step that a GradScaler skips calls no hook and moves nothing.
@@ -24,9 +24,9 @@ from torch.optim import Optimizer
 
 from ..errors import TrainingError, UsageError
 
-# What an optimizer keeps for a parameter, and what it starts from: the state that "momentum" means, of
-# SGD, Adam, AdamW, NAdam, RAdam, Adamax, RMSprop and those that use their names.
-_FRESH = {
+# The state that an optimizer keeps for a parameter, and its first value. These are the keys of SGD, Adam, AdamW, NAdam,
+# RAdam, Adamax, RMSprop and of those that use the same names.
+_INITIAL_STATE = {
     "momentum_buffer": 0,
     "exp_avg": 0,
     "exp_avg_sq": 0,
@@ -38,17 +38,16 @@ _FRESH = {
     "step": 0,
 }
 
-
-# The integers of a float's size, whose bits can be blotted out. Masks are int8 all the same: -1 becomes all ones.
+# The integer type of each float size, in bytes, for clearing bits. Masks are always int8: -1 becomes all ones.
 _BITS = {2: torch.int16, 4: torch.int32}
 
 
 class Enforcement:
-    """The weights of a pattern, by name, and which of them are held at zero."""
+    """Holds weights of a pattern at zero. `weights` are all weights of the pattern, by name."""
 
     def __init__(self, weights: Mapping[str, nn.Parameter], optimizer: Optimizer) -> None:
         self.weights = dict(weights)
-        self._live: dict[str, Tensor] = {}  # int8: -1 lives, 0 is held at zero; empty where nothing is held
+        self._kept: dict[str, Tensor] = {}  # int8 masks: -1 is kept, 0 is held at zero; empty in dense phases
         self._handles: list[Any] = [
             weight.register_post_accumulate_grad_hook(partial(self._mask_gradient, name))  # type: ignore[no-untyped-call]
             for name, weight in self.weights.items()
@@ -56,20 +55,20 @@ class Enforcement:
         self._handles.append(optimizer.register_step_post_hook(lambda *_: self._zero()))
 
     @property
-    def dead(self) -> dict[str, Tensor]:
+    def dropped(self) -> dict[str, Tensor]:
         """Boolean masks, True where a weight is held at zero; empty in dense phases."""
-        return {name: live == 0 for name, live in self._live.items()}
+        return {name: kept == 0 for name, kept in self._kept.items()}
 
-    def hold(self, dead: Mapping[str, Tensor]) -> None:
-        """Set these to zero, and keep them there."""
-        self._live = {name: mask.logical_not().to(torch.int8).neg_() for name, mask in dead.items()}
+    def hold(self, dropped: Mapping[str, Tensor]) -> None:
+        """Set weights to zero and hold them there; the boolean masks are True where a weight is dropped."""
+        self._kept = {name: mask.logical_not().to(torch.int8).neg_() for name, mask in dropped.items()}
         self._zero()
-        for name, weight in self.weights.items():  # gathered before the phase began, by a loop that accumulates
+        for name, weight in self.weights.items():  # a loop that accumulates may have gradients from before the phase
             self._mask_gradient(name, weight)
 
     def free(self) -> None:
-        """Let go of all weights, where they are: at zero."""
-        self._live = {}
+        """Release all weights. They stay at zero until a step moves them."""
+        self._kept = {}
 
     def detach(self) -> None:
         """Remove the hooks, for good."""
@@ -81,13 +80,13 @@ class Enforcement:
     @property
     def sparsity(self) -> float:
         """The share of the weights that are held at zero now, 0 to 1."""
-        held = sum(int((live == 0).sum()) for live in self._live.values())
+        held = sum(int((kept == 0).sum()) for kept in self._kept.values())
         return held / sum(weight.numel() for weight in self.weights.values())
 
     def require_zeros(self, weights: Mapping[str, Tensor], when: str) -> None:
-        """Refuse weights of which one that is held at zero isn't. Raises `TrainingError`."""
-        for name, dead in self.dead.items():
-            moved = int(weights[name][dead].count_nonzero())
+        """Check that all weights held at zero are zero. Raises `TrainingError` for those that moved."""
+        for name, dropped in self.dropped.items():
+            moved = int(weights[name][dropped].count_nonzero())
             if moved:
                 raise TrainingError(
                     f"{moved} weights of {name} that are held at zero are not zero after {when}.",
@@ -95,21 +94,21 @@ class Enforcement:
                 )
 
     def _mask_gradient(self, name: str, weight: Tensor) -> None:
-        if name in self._live and weight.grad is not None:
-            _blot(weight.grad, self._live[name])
+        if name in self._kept and weight.grad is not None:
+            _clear(weight.grad, self._kept[name])
 
     def _zero(self) -> None:
-        for name, live in self._live.items():
-            _blot(self.weights[name], live)
+        for name, kept in self._kept.items():
+            _clear(self.weights[name], kept)
 
 
-def _blot(values: Tensor, live: Tensor) -> None:
-    """Set what doesn't live to zero, in place."""
-    values.detach().view(_BITS[values.element_size()]).bitwise_and_(live)
+def _clear(values: Tensor, kept: Tensor) -> None:
+    """Set values that are not kept to zero, in place."""
+    values.detach().view(_BITS[values.element_size()]).bitwise_and_(kept)
 
 
 def check_weights(model: nn.Module, weights: Mapping[str, nn.Parameter], optimizer: Optimizer) -> None:
-    """The weights that carry the hooks are those that the model uses and the optimizer moves. Raises `UsageError`."""
+    """Check that the model uses, and the optimizer moves, the weights that carry the hooks. Raises `UsageError`."""
     held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     current = dict(model.named_parameters())
     for name, weight in weights.items():
@@ -131,10 +130,13 @@ def check_weights(model: nn.Module, weights: Mapping[str, nn.Parameter], optimiz
 
 
 def check_state(optimizer: Optimizer) -> None:
-    """Refuse an optimizer whose state can't be reset as soon as that is seen. Raises `UsageError`."""
+    """Refuse an optimizer whose state can't be reset. Raises `UsageError`.
+
+    Call it early: the state exists after the first step, and has to be reset much later.
+    """
     for state in optimizer.state.values():
         for key, value in state.items():
-            if value is not None and not (key in _FRESH and isinstance(value, Tensor | int | float)):
+            if value is not None and not (key in _INITIAL_STATE and isinstance(value, Tensor | int | float)):
                 raise UsageError(
                     f"{type(optimizer).__name__} keeps '{key}', which ACDC doesn't know how to reset "
                     "when a dense phase begins.",
@@ -144,11 +146,14 @@ def check_state(optimizer: Optimizer) -> None:
 
 @torch.no_grad()
 def reset_momentum(optimizer: Optimizer) -> None:
-    """Take the state of every parameter back to what it began from, whether or not it has a gradient now."""
+    """Reset the state of every parameter to its first value, whether or not it has a gradient now.
+
+    Raises `UsageError` as `check_state` does.
+    """
     check_state(optimizer)
     for state in optimizer.state.values():
         for key, value in state.items():
             if isinstance(value, Tensor):
-                value.fill_(_FRESH[key])
+                value.fill_(_INITIAL_STATE[key])
             elif value is not None:
-                state[key] = type(value)(_FRESH[key])
+                state[key] = type(value)(_INITIAL_STATE[key])

@@ -1,8 +1,8 @@
 """FLOPs of a network, counted as the AC/DC paper counts them (IST-DASLab/ACDC, utils/flop_utils.py).
 
-A multiplication and an addition are two. Convolutions and linear layers cost two for every non-zero weight at every
-place where it is used, and one for every bias added; a batch norm two for each element, an activation one, a pooling
-as much as its window for each element it gives. What is no module of these kinds (residual additions, functional
+A multiplication and an addition are two FLOPs. Convolutions and linear layers cost two for every non-zero weight at
+every place where it is used, and one for every bias added. A batch norm costs two for each element, an activation one,
+and a pooling as much as its window for each element of its output. Everything else (residual additions, functional
 activations) is not counted. A backward pass costs twice the forward pass.
 """
 
@@ -24,30 +24,30 @@ _ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.SiLU, nn.GELU, nn.Hardswish, nn.Hardsigmoi
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 _POOLINGS = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
 _ADAPTIVE = (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d)
-_BACKWARD = 2
+_BACKWARD = 2  # times the forward pass
 
 
 @dataclass(frozen=True)
 class Flops:
-    """What one sample costs in a forward pass."""
+    """The FLOPs of one sample in a forward pass."""
 
-    uses: dict[str, int]  # how often each weight of a layer is multiplied, by the weight's name
-    weights: dict[str, int]  # how many it has
+    uses: dict[str, int]  # how often each weight of a layer is multiplied, by the tensor's name
+    weights: dict[str, int]  # number of weights, by the tensor's name
     rest: int  # FLOPs that don't depend on zeros
 
     def total(self, nonzeros: Mapping[str, int]) -> float:
-        """FLOPs with so many non-zero weights in the layers named; all weights count in the others."""
+        """The FLOPs with `nonzeros` weights in the tensors named; in the others all weights count."""
         return self.rest + sum(2 * nonzeros.get(name, self.weights[name]) * uses for name, uses in self.uses.items())
 
 
 @torch.no_grad()
 def count(model: nn.Module, inputs: Sequence[Tensor]) -> Flops:
-    """What one sample costs; `inputs` are the model's, of one row or more. The model is left as it was."""
+    """Count the FLOPs of one sample; `inputs` are the model's, of one row or more. The model stays as it was."""
     uses: dict[str, int] = {}
     weights: dict[str, int] = {}
     rest = 0
 
-    def see(name: str, module: nn.Module, given: Any, output: Any) -> None:
+    def add(name: str, module: nn.Module, module_inputs: Any, output: Any) -> None:
         nonlocal rest
         elements = math.prod(output.shape[1:])  # of one sample
         if isinstance(module, PRUNABLE):
@@ -61,20 +61,23 @@ def count(model: nn.Module, inputs: Sequence[Tensor]) -> Flops:
         elif isinstance(module, _ACTIVATIONS):
             rest += elements
         elif isinstance(module, _ADAPTIVE):
-            rest += math.prod(given[0].shape[1:])
+            rest += math.prod(module_inputs[0].shape[1:])
         else:
             size = module.kernel_size
             window = math.prod(size) if isinstance(size, tuple) else size ** (output.ndim - 2)
             rest += elements * window
 
-    counted = (*PRUNABLE, *_NORMS, *_ACTIVATIONS, *_POOLINGS, *_ADAPTIVE)
-    with _hooked(model, counted, see):
+    kinds = (*PRUNABLE, *_NORMS, *_ACTIVATIONS, *_POOLINGS, *_ADAPTIVE)
+    with _hooked(model, kinds, add):
         model(*(tensor[:1] for tensor in inputs))
     return Flops(uses, weights, rest)
 
 
 def cost(flops: Flops, phases: Sequence[PhaseRecord]) -> Cost:
-    """What both halves cost, in training (their phases, each with its non-zeros at its end) and afterwards."""
+    """The FLOPs of both halves for one sample, in a forward pass and in training.
+
+    A phase counts with the non-zeros that it has at its end.
+    """
     dense, sparse = flops.total({}), flops.total(phases[-1].nonzeros)
     *common, final = phases
     passes = 1 + _BACKWARD
@@ -90,10 +93,10 @@ def cost(flops: Flops, phases: Sequence[PhaseRecord]) -> Cost:
 
 
 @contextmanager
-def _hooked(model: nn.Module, kinds: tuple[type[nn.Module], ...], see: Any) -> Iterator[None]:
-    """Let `see(name, module, inputs, output)` know of every call of these modules; the model in eval mode meanwhile."""
+def _hooked(model: nn.Module, kinds: tuple[type[nn.Module], ...], hook: Any) -> Iterator[None]:
+    """Call `hook(name, module, inputs, output)` for every call of modules of these kinds; the model is in eval mode."""
     handles = [
-        module.register_forward_hook(lambda module, given, output, name=name: see(name, module, given, output))
+        module.register_forward_hook(lambda module, inputs, output, name=name: hook(name, module, inputs, output))
         for name, module in model.named_modules()
         if isinstance(module, kinds)
     ]

@@ -16,27 +16,27 @@ PRUNABLE = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 """The layers whose weights are pruned. Biases and normalisation never are."""
 
 TYPES = ("Linear", "Conv1d", "Conv2d", "Conv3d", "depthwise")
-"""What layers may be excluded by; "depthwise" are convolutions whose filters see one input channel each."""
+"""Types by which layers may be excluded. In "depthwise" convolutions every filter sees one input channel."""
 
 
 @dataclass(frozen=True)
 class LayerSelection:
-    """What a pattern prunes of a model."""
+    """The layers of a model that a pattern prunes, and those that it leaves dense."""
 
-    weights: dict[str, nn.Parameter]  # by their names in the state dict, in the order of the modules
-    dense: dict[str, str]  # the layers left dense: the module's name, and why
+    weights: dict[str, nn.Parameter]  # to prune, by their names in the state dict, in the order of the modules
+    dense: dict[str, str]  # why a layer stays dense, by the module's name
 
 
 @dataclass(frozen=True)
 class Exclusion:
-    """Layers that stay dense: by module name or shell pattern, by type, or with fewer than `below` weights."""
+    """Says which layers stay dense: by module name or shell pattern, by type, or with fewer than `below` weights."""
 
     names: Sequence[str] = ()
     types: Sequence[str] = ()
     below: int = 0
 
-    def by_name(self, name: str, module: nn.Module) -> str | None:
-        """Why this layer stays dense, or nothing."""
+    def reason_by_name(self, name: str, module: nn.Module) -> str | None:
+        """Say why the name or type of this layer excludes it, or return None."""
         for pattern in self.names:
             if fnmatchcase(name, pattern):
                 return f"excluded by '{pattern}'"
@@ -45,33 +45,36 @@ class Exclusion:
                 return f"excluded as {kind}"
         return None
 
-    def by_size(self, weight: nn.Parameter) -> str | None:
-        """Likewise."""
+    def reason_by_size(self, weight: nn.Parameter) -> str | None:
+        """Say why the size of this weight excludes its layer, or return None."""
         return f"{weight.numel()} weights, fewer than {self.below}" if weight.numel() < self.below else None
 
 
 def select(model: nn.Module, exclusion: Exclusion, unfit: Callable[[nn.Parameter], str | None]) -> LayerSelection:
-    """The layers to prune: all that have weights, are not excluded, and fit (`unfit` says why one doesn't).
+    """Select the layers to prune: all that have weights, are not excluded, and fit the pattern.
+
+    Args:
+        unfit: says why a weight doesn't fit the pattern, or returns None.
 
     Raises:
-        UsageError: nothing to prune; an exclusion that matches no layer; a weight that is shared between layers, is
-            computed from others, or has no shape yet.
+        UsageError: there is nothing to prune; an exclusion matches no layer; a weight is shared between layers, is
+            computed from others, has no shape yet, or has a type that float32 doesn't hold exactly.
     """
     modules = {name: module for name, module in model.named_modules() if isinstance(module, PRUNABLE)}
     require_matches(exclusion.names, list(modules), "excludes")
     weights: dict[str, nn.Parameter] = {}
     dense: dict[str, str] = {}
     for name, module in modules.items():
-        why = exclusion.by_name(name, module)
-        if why is None:  # only now: what is excluded may be of any type
+        reason = exclusion.reason_by_name(name, module)
+        if reason is None:  # an excluded weight may be of any type, so the weight is checked only here
             weight = _weight(name, module)
-            why = exclusion.by_size(weight) or unfit(weight)
-        if why is None:
+            reason = exclusion.reason_by_size(weight) or unfit(weight)
+        if reason is None:
             weights[f"{name}.weight" if name else "weight"] = weight
         else:
-            dense[name] = why
+            dense[name] = reason
     if not weights:
-        reasons = "; ".join(f"{name}: {why}" for name, why in list(dense.items())[:3])
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in list(dense.items())[:3])
         raise UsageError(
             "The model has no weights to prune: "
             + (f"its layers stay dense ({reasons})." if dense else "no Conv1d, Conv2d, Conv3d or Linear layer."),
@@ -82,7 +85,7 @@ def select(model: nn.Module, exclusion: Exclusion, unfit: Callable[[nn.Parameter
 
 
 def is_depthwise(module: nn.Module) -> bool:
-    """Whether it is a convolution of several groups in which every filter sees one input channel."""
+    """Whether `module` is a convolution of several groups in which every filter sees one input channel."""
     return isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d) and 1 < module.groups == module.in_channels
 
 

@@ -1,4 +1,4 @@
-"""Training data for the pipelines' loop: batches in an order drawn from torch's random numbers, epoch after epoch."""
+"""Training data for the pipelines' loop: batches in an order that torch's random numbers draw, epoch after epoch."""
 
 from __future__ import annotations
 
@@ -14,32 +14,35 @@ from ..data import Data
 from ..data.images import Batches
 from ..errors import UsageError
 
-READ = 1024  # rows read at a time
+_ROWS = 1024  # read at a time
 
 Batch = tuple[list[Tensor], Tensor]
-"""The network's inputs, and the labels, int64 (N,)."""
+"""The network's inputs, each (N, ...), and the labels, int64 (N,)."""
 
 
 class BatchLoader(Protocol):
-    """Batches without end. The state dict is its place in the epoch, as far as torch's random numbers don't tell."""
+    """Gives batches without end.
+
+    The state dict is the place in the epoch, as far as torch's random numbers don't tell.
+    """
 
     @property
     def steps(self) -> int:
-        """Batches an epoch."""
+        """The number of batches in an epoch."""
 
     @property
     def classes(self) -> int:
-        """Labels are smaller than this."""
+        """The number of classes; labels are smaller than this."""
 
     @property
     def resumable(self) -> bool:
         """Whether it can go on from the middle of an epoch."""
 
     def examples(self, count: int) -> dict[str, Tensor]:
-        """Inputs by name as the network takes them, without augmentation: at most `count` rows."""
+        """Return at most `count` rows of inputs by name, as the network takes them, without augmentation."""
 
     def next(self) -> Batch:
-        """The next batch; a new epoch begins where the last one ended."""
+        """Return the next batch; a new epoch begins where the last one ended."""
 
     def state_dict(self) -> dict[str, Any]: ...
 
@@ -47,7 +50,10 @@ class BatchLoader(Protocol):
 
 
 class InMemory:
-    """All samples in memory; images may be shifted by up to `shift` pixels, their border repeated."""
+    """Keeps all samples in memory. Images may be shifted by up to `shift` pixels; their border is repeated.
+
+    Raises `UsageError` where `shift` is set and the inputs are no images, or the data can't be read.
+    """
 
     resumable = True
 
@@ -89,48 +95,48 @@ class InMemory:
 
 
 class Streamed:
-    """Images that are read and augmented as they are needed, an epoch at a time."""
+    """Reads and augments images as they are needed, an epoch at a time."""
 
     resumable = False
 
     def __init__(self, epochs: Batches) -> None:
         self._epochs, self.steps, self.classes = epochs, epochs.steps, epochs.classes
         self._examples = next(iter(epochs))[0]
-        self._left: Iterator[tuple[Tensor, Tensor]] = iter(())
+        self._remaining: Iterator[tuple[Tensor, Tensor]] = iter(())
 
     def examples(self, count: int) -> dict[str, Tensor]:
         return {"input": self._examples[:count]}
 
     def next(self) -> Batch:
-        batch = next(self._left, None)
+        batch = next(self._remaining, None)
         if batch is None:
-            self._left = iter(self._epochs)
-            batch = next(self._left)
+            self._remaining = iter(self._epochs)
+            batch = next(self._remaining)
         return [batch[0]], batch[1]
 
     def state_dict(self) -> dict[str, Any]:
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._left = iter(())
+        self._remaining = iter(())
 
 
 def shifted(images: Tensor, most: int) -> Tensor:
-    """Each image moved by up to `most` pixels along each axis, its border repeated. (N, C, H, W) as it came in."""
+    """Move each image by up to `most` pixels along each axis, its border repeated; (N, C, H, W) in and out."""
     if not most:
         return images
     count, _, height, width = images.shape
     padded = F.pad(images, (most,) * 4, mode="replicate")
     moves = torch.randint(0, 2 * most + 1, (2, count, 1))
-    down, right = moves[0] + torch.arange(height), moves[1] + torch.arange(width)  # (N, H), (N, W)
+    rows, columns = moves[0] + torch.arange(height), moves[1] + torch.arange(width)  # (N, H), (N, W)
     sample = torch.arange(count)
-    moved = padded.permute(0, 2, 3, 1)[sample[:, None, None], down[:, :, None], right[:, None, :]]  # (N, H, W, C)
+    moved = padded.permute(0, 2, 3, 1)[sample[:, None, None], rows[:, :, None], columns[:, None, :]]  # (N, H, W, C)
     return moved.permute(0, 3, 1, 2)
 
 
 def _tensors(source: Data) -> tuple[dict[str, Tensor], Tensor]:
-    """All of the data: its inputs by name (one is called "input"), and its labels."""
-    batches = list(source.batches(READ))
-    named = [x if isinstance(x, dict) else {"input": x} for x, _ in batches]
-    inputs = {name: torch.from_numpy(np.concatenate([x[name] for x in named])) for name in named[0]}
+    """Read all of the data: its inputs by name (a single one is called "input"), and its labels."""
+    batches = list(source.batches(_ROWS))
+    inputs_by_name = [x if isinstance(x, dict) else {"input": x} for x, _ in batches]
+    inputs = {name: torch.from_numpy(np.concatenate([x[name] for x in inputs_by_name])) for name in inputs_by_name[0]}
     return inputs, torch.from_numpy(np.concatenate([y for _, y in batches]))

@@ -1,5 +1,4 @@
-"""The training loop of the pipelines: one user of `ACDC` among others, for image classifiers. A loop of your own needs
-none of it."""
+"""The training loop of the pipelines, for image classifiers. It only uses `ACDC`; your own loop needs none of it."""
 
 from __future__ import annotations
 
@@ -29,24 +28,24 @@ from .pattern import Pattern, of_kind
 from .schedule import Schedule
 from .to_onnx import REFERENCE_ROWS
 
-_REHEARSED = 8  # samples a step
+_REHEARSAL_ROWS = 8  # samples of a step of a rehearsal, at most
 _REMEDY = "Lower learning_rate, or raise warmup_epochs, under [training]."
 
 
 def train(pipeline: Pipeline, out: str | Path, progress: Progress = SILENT, *, anew: bool = False) -> Pair:
     """Train the pair of `pipeline`, and write it to the folder `out`.
 
-    On a GPU where torch has one, and otherwise on the CPU; one machine gives the same pair for the same seed (on
-    a GPU nearly so). Torch's random numbers are afterwards what they were before. The pair's metrics are those on
-    the training split, while it was trained on: the split that it is judged by is not read here.
+    Training runs on a GPU where torch has one, and otherwise on the CPU. One machine gives the same pair for the same
+    seed (on a GPU nearly so). Torch's random numbers are afterwards what they were before. The pair's metrics are those
+    on the training split during training: the split that it is judged by is not read here.
 
-    The state of the run is kept in `out`.checkpoint after each epoch, and removed when the pair is written. Where that
-    file is there already, the run goes on from it, unless it is to begin `anew`.
+    The state of the run is kept in `out`.checkpoint after each epoch, and removed when the pair is written. If that
+    file exists already, the run goes on from it, unless it is to begin `anew`.
 
     Raises:
-        UsageError: a model, data, schedule or pattern that can't be used, or not together.
-        CheckpointError: a checkpoint of another pipeline.
-        TrainingError: a loss that is not finite.
+        UsageError: the model, data, schedule or pattern can't be used, or not together.
+        CheckpointError: the checkpoint is of another pipeline.
+        TrainingError: the loss is not finite.
         OutputError, PairError: see `pair.write`.
     """
     checkpoint = Path(out).with_name(f"{Path(out).name}.checkpoint")
@@ -71,50 +70,50 @@ def train(pipeline: Pipeline, out: str | Path, progress: Progress = SILENT, *, a
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """What a dry run found."""
+    """The results of a dry run."""
 
-    steps: tuple[tuple[str, float], ...]  # "dense", "sparse" or "twin", and the seconds that a step took, in order
+    steps: tuple[tuple[str, float], ...]  # "dense", "sparse" or "twin", and the seconds of the step, in order
     batch_size: int  # samples of each step
-    layers: dict[str, LayerCount]  # that the pattern prunes, by the weight's name
-    left_dense: dict[str, str]  # the others, by the module's name, and why
+    layers: dict[str, LayerCount]  # that the pattern prunes, by the weights' names
+    left_dense: dict[str, str]  # why a layer stays dense, by the module's name
 
 
 def rehearse(pipeline: Pipeline, progress: Progress = SILENT) -> Rehearsal:
-    """Take one step in each phase of a pipeline, and export what comes of it into a folder that is removed again.
+    """Take one step in each phase of a pipeline, and export the result into a folder that is removed again.
 
-    Every layer gets the pattern's share by itself: before a network is trained, its layers' magnitudes say no more than
-    how they were initialised, and ranked together some would lose all of their weights.
+    Every layer gets the pattern's share by itself. Before training, the magnitudes of a layer say no more than how it
+    was initialised; ranked together, some layers would lose all of their weights.
 
-    Raises what `train` would raise of model, schedule, pattern and export.
+    Raises what `train` would raise for model, schedule, pattern and export.
     """
     schedule = schedule_of(pipeline.schedule)
     settings = pipeline.training
     _check_length(settings, schedule)
     pipeline = replace(pipeline, pattern=replace(pipeline.pattern, scope="uniform"))
     short = Schedule.of([1] * len(schedule.phases), "step")
-    size = min(_REHEARSED, settings.batch_size)
+    batch_size = min(_REHEARSAL_ROWS, settings.batch_size)
     steps: list[tuple[str, float]] = []
     with torch.random.fork_rng(), tempfile.TemporaryDirectory() as folder:
         torch.manual_seed(pipeline.seed)
-        loader = _loader(pipeline, rehearsed=size)
+        loader = _loader(pipeline, rehearsal_rows=batch_size)
         acdc = _train(pipeline, short, loader, progress, None, steps)
         layers = _save(acdc, Path(folder) / "pair", pipeline, loader).record.pattern.layers
-    return Rehearsal(tuple(steps), size, layers, acdc.left_dense)
+    return Rehearsal(tuple(steps), batch_size, layers, acdc.left_dense)
 
 
 def problems(pipeline: Pipeline) -> list[str]:
-    """What `train` would refuse of model, data, schedule and pattern without a look at the data: all of it, by key.
+    """List all that `train` would refuse of model, data, schedule and pattern without a look at the data, by key.
 
-    Builds the network, and reads nothing. Raises `RuntimeUnavailable` where the network comes from a package that is
+    This builds the network, and reads no data. Raises `RuntimeUnavailable` if the network comes from a package that is
     not installed.
     """
-    found = []
+    messages = []
 
     def attempt(key: str, function: Callable[[], Any]) -> Any:
         try:
             return function()
         except UsageError as error:
-            found.append(f"{key}: {error.message} {error.remedy}")
+            messages.append(f"{key}: {error.message} {error.remedy}")
 
     for key, spec in (("data.train", pipeline.data.train), ("data.judge", pipeline.data.judge)):
         attempt(key, partial(data.recognise, spec))
@@ -125,21 +124,21 @@ def problems(pipeline: Pipeline) -> list[str]:
         model = attempt("model", partial(models.build, pipeline.model.name, pipeline.model.arguments))
     if pattern and model:
         attempt("pattern", partial(pattern.select, model))
-    return found
+    return messages
 
 
-def _loader(pipeline: Pipeline, rehearsed: int | None = None) -> BatchLoader:
-    """The pipeline's training data. A rehearsal takes so many samples a step, and noise in place of image files."""
+def _loader(pipeline: Pipeline, rehearsal_rows: int | None = None) -> BatchLoader:
+    """The pipeline's training data. A rehearsal takes `rehearsal_rows` a step, and noise in place of image files."""
     spec, settings = pipeline.data.train, pipeline.training
     if spec.partition(":")[0] not in images.KINDS:
-        return InMemory(data.load(spec), rehearsed or settings.batch_size, settings.shift)
-    if rehearsed:
-        return Streamed(images.generated(spec, rehearsed))
+        return InMemory(data.load(spec), rehearsal_rows or settings.batch_size, settings.shift)
+    if rehearsal_rows:
+        return Streamed(images.generated(spec, rehearsal_rows))
     return Streamed(images.augmented(spec, settings.batch_size, settings.workers))
 
 
 def schedule_of(table: ScheduleTable) -> Schedule:
-    """The schedule that `[schedule]` says. Raises `UsageError` for phases that are none."""
+    """The schedule that `[schedule]` describes. Raises `UsageError` for phases that are no schedule."""
     if table.published:
         return Schedule.published(table.published)
     if table.phases:
@@ -148,16 +147,16 @@ def schedule_of(table: ScheduleTable) -> Schedule:
 
 
 def pattern_of(pipeline: Pipeline) -> Pattern:
-    """The pattern that `[pattern]` says. Raises `UsageError`."""
+    """The pattern that `[pattern]` describes. Raises `UsageError` for a kind or numbers that don't exist."""
     table = pipeline.pattern
-    layers: dict[str, Any] = {
+    options: dict[str, Any] = {
         "exclude": table.exclude,
         "exclude_types": table.exclude_types,
         "exclude_below": table.exclude_below,
     }
     if table.overrides:
-        layers["overrides"] = table.overrides
-    return of_kind(table.kind, table.sparsity, table.scope, **layers)
+        options["overrides"] = table.overrides
+    return of_kind(table.kind, table.sparsity, table.scope, **options)
 
 
 def _check_length(settings: Training, schedule: Schedule) -> None:
@@ -186,9 +185,9 @@ def _train(
     loader: BatchLoader,
     progress: Progress,
     checkpoint: Path | None,
-    taken: list[tuple[str, float]] | None = None,
+    durations: list[tuple[str, float]] | None = None,
 ) -> ACDC:
-    """Both halves, epoch for epoch (or step for step). `taken` gets the kind and the seconds of each."""
+    """Train both halves, epoch for epoch (or step for step). `durations` gets the kind and the seconds of each."""
     settings = pipeline.training
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = models.build(pipeline.model.name, pipeline.model.arguments)
@@ -220,52 +219,53 @@ def _train(
         schedule=schedule,
         pattern=pattern_of(pipeline),
         average=average,
-        also=[_Recipe(pipeline, checkpoint), loader, scaler],
+        also=[_TrainingConfiguration(pipeline, checkpoint), loader, scaler],
     )
-    unasked = [f"{layer} ({why})" for layer, why in acdc.left_dense.items() if not why.startswith("excluded")]
-    if unasked:
-        progress.say(f"Left dense: {'; '.join(unasked)}.")
+    unfit = [f"{layer} ({reason})" for layer, reason in acdc.left_dense.items() if not reason.startswith("excluded")]
+    if unfit:
+        progress.say(f"Left dense: {'; '.join(unfit)}.")
     steps = 1 if schedule.unit == "step" else loader.steps
-    turns: Iterator[Epoch] = (
+    epochs: Iterator[Epoch] = (
         acdc.steps(checkpoint, every=loader.steps) if schedule.unit == "step" else acdc.epochs(checkpoint)
     )
     trainer = _Trainer(model, optimizer, scaler, average, loader, settings)
     with progress.task(f"Training {pipeline.name}", schedule.total) as advance:
-        for turn in turns:
-            if acdc.resumed and not trainer.begun:
+        for epoch in epochs:
+            if acdc.resumed and not trainer.started:
                 progress.say(f"Going on from {checkpoint}: {acdc.done} of {schedule.total} {schedule.unit}s are done.")
                 advance(acdc.done)
             start = perf_counter()
             loss, accuracy = trainer.steps(steps)
             if not math.isfinite(loss):
                 raise TrainingError(
-                    f"The loss is {loss} in {schedule.unit} {turn.index}, a {turn.kind} one of the {turn.half} half.",
+                    f"The loss is {loss} in {schedule.unit} {epoch.index}, a {epoch.kind} one of the {epoch.half} "
+                    "half.",
                     _REMEDY + (f" {checkpoint} is from before that." if checkpoint and checkpoint.exists() else ""),
                 )
             lr_scheduler.step()
-            last = turn.index == schedule.length - 1
+            last = epoch.index == schedule.length - 1
             if last and settings.reestimate_batch_norm:
                 trainer.reestimate()
-            if schedule.unit == "epoch" or last or (turn.index + 1) % loader.steps == 0:
+            if schedule.unit == "epoch" or last or (epoch.index + 1) % loader.steps == 0:
                 acdc.record(training_loss=loss, training_accuracy=accuracy)
-            if taken is not None:
-                taken.append((turn.kind if turn.half == "sparse" else "twin", perf_counter() - start))
-            advance(1, detail=_detail(turn, acdc.sparsity, loss))
+            if durations is not None:
+                durations.append((epoch.kind if epoch.half == "sparse" else "twin", perf_counter() - start))
+            advance(1, detail=_detail(epoch, acdc.sparsity, loss))
     return acdc
 
 
-class _Recipe:
-    """Has a checkpoint know the pipeline that it is of."""
+class _TrainingConfiguration:
+    """Puts the pipeline's training configuration into checkpoints, and refuses those of another one."""
 
     def __init__(self, pipeline: Pipeline, checkpoint: Path | None) -> None:
         self._checkpoint = checkpoint
-        self._said = repr((pipeline.model, pipeline.data.train, pipeline.training, pipeline.seed))
+        self._text = repr((pipeline.model, pipeline.data.train, pipeline.training, pipeline.seed))
 
     def state_dict(self) -> dict[str, Any]:
-        return {"said": self._said}
+        return {"said": self._text}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        if state["said"] != self._said:
+        if state["said"] != self._text:
             raise CheckpointError(
                 f"{self._checkpoint} is of a run with another [model], [data], [training] or seed.",
                 "Begin the run anew with --anew, or give it another folder with --runs.",
@@ -274,7 +274,7 @@ class _Recipe:
 
 @dataclass
 class _Trainer:
-    """Steps of gradient descent on what the loader gives."""
+    """Takes steps of gradient descent on the batches of `loader`."""
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
@@ -282,14 +282,14 @@ class _Trainer:
     average: swa_utils.AveragedModel | None
     loader: BatchLoader
     settings: Training
-    begun: bool = False
+    started: bool = False
 
     def steps(self, count: int) -> tuple[float, float]:
-        """Take so many steps. Returns the mean loss, and the share of labels that the network gave, 0 to 1."""
-        self.begun = True
+        """Take `count` steps. Return the mean loss, and the training accuracy as a share, 0 to 1."""
+        self.started = True
         device = next(self.model.parameters()).device
         self.model.train()
-        loss_sum, right, seen = torch.zeros((), device=device), torch.zeros((), device=device), 0
+        loss_sum, correct, samples = torch.zeros((), device=device), torch.zeros((), device=device), 0
         for _ in range(count):
             inputs, labels = self.loader.next()
             labels = labels.to(device, non_blocking=True)
@@ -298,9 +298,9 @@ class _Trainer:
                 loss = F.cross_entropy(logits, labels, label_smoothing=self.settings.label_smoothing)
             self._step(loss)
             loss_sum += loss.detach()
-            right += (logits.detach().argmax(1) == labels).sum()
-            seen += len(labels)
-        return float(loss_sum) / count, float(right) / seen
+            correct += (logits.detach().argmax(1) == labels).sum()
+            samples += len(labels)
+        return float(loss_sum) / count, float(correct) / samples
 
     def _step(self, loss: Tensor) -> None:
         self.optimizer.zero_grad()
@@ -314,31 +314,31 @@ class _Trainer:
             self.average.update_parameters(self.model)
 
     def reestimate(self) -> None:
-        """Batch norms' means and variances anew, over an epoch of training data, of the weights that are kept."""
+        """Estimate the batch norms' means and variances anew for the pair's weights, over an epoch of training data."""
         model = self.model if self.average is None else self.average.module
         device = next(model.parameters()).device
         swa_utils.update_bn((self.loader.next()[0][0] for _ in range(self.loader.steps)), model, device)
 
 
 def _rate(settings: Training, length: int, epoch: int) -> float:
-    """The learning rate of an epoch, as a share of the peak."""
+    """The learning rate of an epoch (or step), as a share of the peak."""
     if epoch < settings.warmup_epochs:
         return (epoch + 1) / settings.warmup_epochs
     if settings.milestones:
         return 0.1 ** sum(epoch > milestone for milestone in settings.milestones)
-    done = (epoch - settings.warmup_epochs) / max(1, length - settings.warmup_epochs)
-    return 0.5 * (1 + math.cos(math.pi * done))
+    progress = (epoch - settings.warmup_epochs) / max(1, length - settings.warmup_epochs)
+    return 0.5 * (1 + math.cos(math.pi * progress))
 
 
 def _check_fit(pipeline: Pipeline, model: nn.Module, loader: BatchLoader) -> None:
-    """The model takes these inputs, and has an output for each label."""
+    """Check that the model takes the inputs, and has an output for each label. Raises `UsageError`."""
     inputs = loader.examples(2)
     try:
         model.eval()
         with torch.no_grad():
             logits = model(*inputs.values())
         shape = tuple(logits.shape)
-    except Exception as error:  # whatever a user's network makes of them
+    except Exception as error:  # a user's network can fail in any way
         shapes = ", ".join(f"{name} {list(tensor.shape[1:])}" for name, tensor in inputs.items())
         reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
         raise UsageError(
@@ -353,6 +353,6 @@ def _check_fit(pipeline: Pipeline, model: nn.Module, loader: BatchLoader) -> Non
         )
 
 
-def _detail(turn: Epoch, sparsity: float, loss: float) -> str:
-    state = f"{sparsity:.0%} sparse" if turn.kind == "sparse" else "dense"
-    return f"{state}{', the twin' if turn.half == 'dense' else ''}, loss {loss:.3f}"
+def _detail(epoch: Epoch, sparsity: float, loss: float) -> str:
+    state = f"{sparsity:.0%} sparse" if epoch.kind == "sparse" else "dense"
+    return f"{state}{', the twin' if epoch.half == 'dense' else ''}, loss {loss:.3f}"

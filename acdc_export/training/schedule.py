@@ -12,7 +12,7 @@ from ..errors import UsageError, nearest
 Kind = Literal["dense", "sparse"]
 Unit = Literal["epoch", "step"]
 
-_REMEDY = "Schedule.of([...]), Schedule.alternating(...) and Schedule.published(...) build sound ones."
+_REMEDY = "Schedule.of([...]), Schedule.alternating(...) and Schedule.published(...) build valid ones."
 
 
 @dataclass(frozen=True)
@@ -30,12 +30,14 @@ class Phase:
 
 @dataclass(frozen=True)
 class Schedule:
-    """Phases from the first epoch (or step) to a sparse end. The dense twin leaves at the end of the last dense
-    phase, and then trains for as long as the final sparse phase takes.
+    """Phases from the first epoch (or step) to a sparse end.
+
+    The dense twin leaves at the end of the last dense phase, and then trains for as long as the final sparse phase
+    takes.
 
     Raises:
-        UsageError: phases that don't follow each other in time or in kind, that are empty, or that don't end sparse
-            after a dense phase; an unknown unit.
+        UsageError: phases don't follow each other in time or in kind, are empty, or don't end sparse after a dense
+            phase; the unit is unknown.
     """
 
     phases: tuple[Phase, ...]
@@ -48,7 +50,7 @@ class Schedule:
 
     @classmethod
     def of(cls, lengths: Sequence[int], unit: Unit = "epoch") -> Schedule:
-        """Phases of these lengths, one after the other: the first is dense, the next sparse, and so on."""
+        """Make phases of these lengths, one after the other: the first is dense, the next sparse, and so on."""
         phases, start = [], 0
         for index, length in enumerate(lengths):
             phases.append(Phase("sparse" if index % 2 else "dense", start, start + length))
@@ -67,17 +69,21 @@ class Schedule:
         final_sparse: int,
         unit: Unit = "epoch",
     ) -> Schedule:
-        """`warmup` dense epochs (or steps); `cycles` times `sparse` and `dense` ones; then once `last_sparse`,
-        `last_dense` and `final_sparse`: a longer dense phase, and a longer sparse one after it."""
+        """Make alternating phases with a longer end.
+
+        `warmup` dense epochs (or steps) come first, then `cycles` times `sparse` and `dense` ones. Then follow once
+        `last_sparse`, `last_dense` and `final_sparse`: usually a longer dense phase, and a longer sparse one after it.
+        """
         return cls.of([warmup, *[sparse, dense] * cycles, last_sparse, last_dense, final_sparse], unit)
 
     @classmethod
     def published(cls, name: str) -> Schedule:
-        """One of the AC/DC paper's own (arXiv 2106.12379; IST-DASLab/ACDC, configs/neurips), in epochs.
+        """Return one of the AC/DC paper's schedules (arXiv 2106.12379; IST-DASLab/ACDC, configs/neurips), in epochs.
 
-        "imagenet-100", "imagenet-150" and "imagenet-200" (ResNet-50, MobileNetV1), "cifar-freq20" (WideResNet-28-10
-        and ResNet-20, 200 epochs) and "cifar-dense13" (WideResNet-28-10, 225 epochs). Their `ftdense` runs, which
-        train the dense twin on from the end of the last dense phase, are part of every schedule here.
+        The names are "imagenet-100", "imagenet-150" and "imagenet-200" (ResNet-50, MobileNetV1), "cifar-freq20"
+        (WideResNet-28-10 and ResNet-20, 200 epochs) and "cifar-dense13" (WideResNet-28-10, 225 epochs). The authors'
+        `ftdense` runs, which train the dense twin from the end of the last dense phase, are part of every schedule
+        here. Raises `UsageError` for another name.
         """
         if name not in PUBLISHED:
             raise UsageError(
@@ -88,23 +94,23 @@ class Schedule:
 
     @classmethod
     def paper(cls, epochs: int = 100) -> Schedule:
-        """The ImageNet schedules of the AC/DC paper, of 100, 150 or 200 epochs."""
+        """Return the AC/DC paper's ImageNet schedule of 100, 150 or 200 epochs. Raises `UsageError` for others."""
         return cls.published(f"imagenet-{epochs}")
 
     def in_steps(self, steps: int) -> Schedule:
-        """The same phases counted in steps, of which an epoch has so many."""
+        """Return the same phases in steps; an epoch has `steps`. Raises `UsageError` if they are in steps already."""
         if self.unit == "step":
             raise UsageError("This schedule is in steps already.", "Convert one that is in epochs.")
         return Schedule.of([phase.length * steps for phase in self.phases], "step")
 
     @property
     def length(self) -> int:
-        """Epochs (or steps) that each half is trained for, from its first to its last."""
+        """The number of epochs (or steps) of each half, from its first to its last."""
         return self.final.end
 
     @property
     def total(self) -> int:
-        """Epochs (or steps) of both halves together; those before the twin leaves are common to them."""
+        """The number of epochs (or steps) of both halves; those before the twin leaves are shared and count once."""
         return self.length + self.final.length
 
     @property
@@ -118,7 +124,7 @@ class Schedule:
         return self.phases[-1]
 
     def at(self, index: int) -> Phase:
-        """The phase that the epoch (or step) `index` is in. Raises `UsageError` outside the schedule."""
+        """Return the phase of the epoch (or step) `index`. Raises `UsageError` outside the schedule."""
         for phase in self.phases:
             if phase.start <= index < phase.end:
                 return phase
@@ -127,8 +133,8 @@ class Schedule:
         )
 
 
-# From the authors' lists of the epochs at which they prune and restore. ImageNet: 10 dense epochs, phases of 5, a last
-# dense phase of 10 and a final sparse one of 15.
+# From the authors' lists of the epochs at which they prune and restore. ImageNet has 10 dense epochs, phases of 5, a
+# last dense phase of 10 and a final sparse one of 15.
 PUBLISHED = {
     "imagenet-100": [10, *[5, 5] * 6, 5, 10, 15],
     "imagenet-150": [10, *[5, 5] * 11, 5, 10, 15],
@@ -136,11 +142,11 @@ PUBLISHED = {
     "cifar-freq20": [10, *[20, 20] * 4, 30],
     "cifar-dense13": [10, *[20, 13] * 5, 50],
 }
-"""Lengths of the phases, the first dense."""
+"""The lengths of the phases in epochs, by schedule; the first phase is dense."""
 
 
 def _problem(phases: tuple[Phase, ...], unit: Unit) -> str | None:
-    """What is wrong with these phases, or nothing."""
+    """Say what is wrong with these phases, or return None."""
     if unit not in ("epoch", "step"):
         return f"its unit is '{unit}', neither 'epoch' nor 'step'"
     for phase in phases:

@@ -40,9 +40,9 @@ class Model:
         }
 
     def run(self, inputs):
-        return dict(zip(self.engine.output_names, self.prepare(inputs)()))
+        return dict(zip(self.engine.output_names, self.bind(inputs)()))
 
-    def prepare(self, inputs):
+    def bind(self, inputs):
         arrays = self._in_order(inputs)
         if self.part == self.batch_size:
             return lambda: self.engine.run(arrays, val_inp=False)

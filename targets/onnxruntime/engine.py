@@ -28,7 +28,7 @@ class Model:
     def run(self, inputs):
         return dict(zip(self.outputs, self.session.run(self.outputs, inputs)))
 
-    def prepare(self, inputs):
+    def bind(self, inputs):
         binding = self.session.io_binding()
         for name, array in inputs.items():
             binding.bind_cpu_input(name, array)
@@ -37,7 +37,7 @@ class Model:
         return lambda: self.session.run_with_iobinding(binding)
 
 
-def build(model, stem, precision, batches):
+def build(model, stem, precision, batch_sizes, batches):
     """Static quantization as its documentation has it for the CPU: QDQ, a scale for each channel of a weight."""
     if precision != "int8":
         raise ValueError(f"{precision} needs no model of its own; int8 does")

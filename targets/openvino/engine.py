@@ -15,14 +15,15 @@ def load(model, batch_size, threads, precision):
 
 class Model:
     def __init__(self, model, threads, precision):
-        settings = {
+        self.model = model
+        self.settings = {
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": threads,
             "ENABLE_CPU_PINNING": False,  # the process is pinned already
         }
         if precision == "fp32":  # by itself it takes bf16 where the processor has that, beside integers too
-            settings["INFERENCE_PRECISION_HINT"] = "f32"
-        self.compiled = openvino.Core().compile_model(model, "CPU", settings)
+            self.settings["INFERENCE_PRECISION_HINT"] = "f32"
+        self.compiled = openvino.Core().compile_model(model, "CPU", self.settings)
 
     def info(self):
         return {
@@ -42,18 +43,31 @@ class Model:
         request.infer()
         return {output.get_any_name(): request.get_tensor(output).data.copy() for output in self.compiled.outputs}
 
-    def prepare(self, inputs):
+    def bind(self, inputs):
         return self._request(inputs).infer
 
-    def _request(self, inputs):
+    def profile(self, inputs, repeats):
+        """Mean seconds of each operation. It is compiled anew: one that counts them is slower as a whole."""
+        compiled = openvino.Core().compile_model(self.model, "CPU", {**self.settings, "PERF_COUNT": True})
+        request = self._request(inputs, compiled)
+        rows = {}
+        for _ in range(repeats):
+            request.infer()
+            for layer in request.get_profiling_info():
+                if layer.status == openvino.ProfilingInfo.Status.EXECUTED:
+                    row = rows.setdefault(layer.node_name, {"operator": layer.node_type, "seconds": 0.0})
+                    row["seconds"] += layer.real_time.total_seconds() / repeats
+        return [{"name": name, **row} for name, row in rows.items()]
+
+    def _request(self, inputs, compiled=None):
         # Called with arrays, a compiled model would convert what is of another type; a tensor of its own is refused.
-        request = self.compiled.create_infer_request()
+        request = (compiled or self.compiled).create_infer_request()
         for name, array in inputs.items():
             request.set_tensor(name, openvino.Tensor(array, shared_memory=True))
         return request
 
 
-def build(model, stem, precision, batches):
+def build(model, stem, precision, batch_sizes, batches):
     """Quantization after training by NNCF, which is OpenVINO's own tool for it."""
     if precision != "int8":
         raise ValueError(f"{precision} needs no model of its own; int8 does")

@@ -11,7 +11,7 @@ from acdc_export.evidence.steadiness import Steadiness
 from acdc_export.machine import Machine
 from acdc_export.records.check import BundleFacts, Check
 
-SIDE = BundleFacts(
+BUNDLE_FACTS = BundleFacts(
     path="bundles/tiny-cpu",
     name="tiny",
     created="2026-01-01T00:00:00+00:00",
@@ -52,8 +52,8 @@ def example(*statuses: Status, **changes: object) -> Check:
         budget=60.0,
         machine=Machine("A processor", (0, 1), 2**34, "Linux 6"),
         batch_size=16,
-        new=SIDE,
-        old=replace(SIDE, path="bundles/older"),
+        new=BUNDLE_FACTS,
+        old=replace(BUNDLE_FACTS, path="bundles/older"),
         baseline=None,
         latency=latency(ratio),
         twins=latency(Measurement(1.0, 0.99, 1.01)),

@@ -15,9 +15,9 @@ RECORDED = "710944612e278ba38d595f0bb5c5cd917cca16bc60b098b9f443db4bed3e5717"
 
 def arrays(part):
     data = load(f"glyphs:{part}")
-    (whole,) = data.batches(COUNTS[part])
-    assert data.count == COUNTS[part] == len(whole[1])
-    return whole
+    (batch,) = data.batches(COUNTS[part])
+    assert data.count == COUNTS[part] == len(batch[1])
+    return batch
 
 
 @pytest.fixture(scope="module")
@@ -31,8 +31,8 @@ def test_each_part_holds_every_class_equally_often(parts, part):
     assert (x.dtype, x.shape, y.dtype) == (np.float32, (COUNTS[part], 1, 24, 24), np.int64)
     assert abs(x.mean()) < 0.02
     assert abs(x.std() - 1) < 0.02
-    often = np.bincount(y, minlength=45)
-    assert (len(often), often.max() - often.min()) == (45, 1)
+    counts = np.bincount(y, minlength=45)
+    assert (len(counts), counts.max() - counts.min()) == (45, 1)
 
 
 def test_no_image_is_in_two_parts_or_twice_in_one(parts):
@@ -52,14 +52,14 @@ def test_the_pinned_versions_draw_the_images_on_record(parts):
 
 
 def unit(rows):
-    """Flat rows of mean 0 and length 1, whose products are correlations."""
+    """Flatten rows to mean 0 and length 1, so that their products are correlations."""
     flat = rows.reshape(len(rows), -1) - rows.mean((1, 2))[:, None]
     return flat / np.linalg.norm(flat, axis=1, keepdims=True)
 
 
 @pytest.fixture(scope="module")
 def ink(parts):
-    """How far from the colour of the paper each pixel is: (N, 24, 24)."""
+    """The distance of each pixel from the colour of the paper, (N, 24, 24)."""
     return {part: np.abs(x - np.median(x, (2, 3), keepdims=True))[:, 0] for part, (x, _) in parts.items()}
 
 
@@ -75,8 +75,8 @@ def test_a_label_is_the_index_of_what_is_drawn(parts, ink):
 def test_the_images_are_no_easy_ones(parts, ink):
     """The most similar training image is often of another class."""
     nearest = (unit(ink["test"]) @ unit(ink["train"]).T).argmax(1)
-    right = (parts["train"][1][nearest] == parts["test"][1]).mean()
-    assert 0.2 < right < 0.8
+    accuracy = (parts["train"][1][nearest] == parts["test"][1]).mean()
+    assert 0.2 < accuracy < 0.8
 
 
 @pytest.mark.parametrize("typeface", glyphs.TYPEFACES)
@@ -93,7 +93,7 @@ def test_unknown_parts_are_refused():
         load("glyphs:trian")
 
 
-def test_what_is_missing_is_said(monkeypatch, tmp_path):
+def test_a_missing_package_is_named(monkeypatch, tmp_path):
     def refused(message):
         glyphs._drawing.cache_clear()
         with pytest.raises(RuntimeUnavailable, match=message) as caught:

@@ -27,7 +27,7 @@ def picture(path, size=(40, 30), color=(0, 0, 0)):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Five images a class; how red they are is the class."""
+    """Five images a class; their red tells the class."""
     for label, name in enumerate(("ant", "bee", "cat")):
         for index in range(5):
             picture(tmp_path / "photos" / name / f"{index}.png", color=(100 * label, 0, 0))
@@ -36,7 +36,7 @@ def folder(tmp_path):
 
 @pytest.fixture
 def cifar(tmp_path, torchvision, monkeypatch):
-    """A function that writes files as those of CIFAR: 12 grey images of each part. Its path has a colon."""
+    """Return a function that writes files like CIFAR's: 12 grey images of each part, at a path with a colon."""
     home = tmp_path / "c:data"
 
     def write(name):
@@ -79,7 +79,7 @@ def test_a_misspelt_kind_is_recognised():
         load("imagefoldr:somewhere")
 
 
-def test_without_torchvision_it_is_said_how_to_get_it(folder, monkeypatch):
+def test_without_torchvision_the_error_says_how_to_get_it(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "torchvision", None)
     for function in (load, lambda spec: images.augmented(spec, 4)):
         with pytest.raises(RuntimeUnavailable, match="torchvision is not installed") as caught:

@@ -36,7 +36,7 @@ def test_a_sample_is_spread_over_all_that_is_there(tmp_path, count):
     data = save(tmp_path, x=X, y=np.arange(7))
     sample = data.sample(count)
     labels = [label for _, y in sample.batches(2) for label in y.tolist()]
-    assert labels == [at * 7 // min(count, 7) for at in range(min(count, 7))]
+    assert labels == [index * 7 // min(count, 7) for index in range(min(count, 7))]
     assert sample.count == len(labels)
 
 
@@ -207,7 +207,7 @@ def test_batches_in_python_are_data_too():
     for source in (
         torch.utils.data.DataLoader(samples, batch_size=2),
         [(X[:3], Y[:3]), (X[3:], Y[3:])],
-        ((X[at : at + 2], Y[at : at + 2]) for at in range(0, 7, 2)),
+        ((X[start : start + 2], Y[start : start + 2]) for start in range(0, 7, 2)),
     ):
         data = Data.of(source)
         for _ in range(2):

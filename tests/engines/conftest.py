@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from acdc_export.config import Graph, License, Runtime, Target
+from acdc_export.config import Graph, License, Precision, Runtime, Target
 from acdc_export.engines import Environment, environment
 
 MIT = License(name="MIT", url="https://opensource.org/license/mit", deployable=True)
@@ -37,14 +37,14 @@ class Model:
         {run}
         return {{name + "/out": 2 * array for name, array in inputs.items()}}
 
-    def prepare(self, inputs):
+    def bind(self, inputs):
         def once():
             {once}
         return once
 """
 BUILD = """
 
-def build(model, stem, precision, batches):
+def build(model, stem, precision, batch_sizes, batches):
     {build}
 """
 
@@ -97,7 +97,7 @@ def make_target(tmp_path: Path) -> Callable[..., Target]:
             runtime=Runtime("fake", python, variables={"FAKE_VARIABLE": "set"}, machines=machines),
             license=license,
             graph=Graph(passes=()),
-            parity={"fp32": 1e-3},
+            precisions={"fp32": Precision(tolerance=1e-3)},
             folder=folder,
         )
 

@@ -46,7 +46,7 @@ def build(make_target: Callable[..., Target], here: Environment, place: Path, fo
     def do(
         inputs: Any = INPUTS, cpus: Any = (CORE,), timeouts: Timeouts = worker.DEFAULT_TIMEOUTS, **lines: str
     ) -> Built:
-        options = {"precision": "int8", "batch_size": 2, "cpus": cpus, "inputs": inputs, "timeouts": timeouts}
+        options = {"precision": "int8", "batch_sizes": [2, 5], "cpus": cpus, "inputs": inputs, "timeouts": timeouts}
         return building.build(make_target(**lines), here, Path("some.onnx"), place / "mine-b1", **options)
 
     return do
@@ -140,11 +140,16 @@ def test_what_is_there_is_not_written_over(build: Build, place: Path) -> None:
 
 @pytest.mark.parametrize(
     "inputs",
-    [{}, {"x": np.zeros((0, 4))}, {"x": np.zeros((5, 4))}, {"x": np.zeros((4, 4)), "y": np.zeros(2)}],
+    [{"x": np.zeros((0, 4))}, {"x": np.zeros((5, 4))}, {"x": np.zeros((4, 4)), "y": np.zeros(2)}],
 )
 def test_samples_that_are_no_whole_batches(build: Build, inputs: Any) -> None:
     with pytest.raises(UsageError, match="whole batches of 2"):
         build(inputs, build=f"{WRITE}; return stem + '.a'")
+
+
+def test_a_precision_that_needs_no_samples(build: Build) -> None:
+    check = "assert batches is None; assert batch_sizes == [2, 5]"
+    assert build({}, build=f"{check}; {WRITE}; return stem + '.a'").files
 
 
 def test_cores_that_are_not_there(build: Build) -> None:
@@ -156,7 +161,7 @@ def test_from_a_seat(make_target: Callable[..., Target], here: Environment, plac
     target = make_target(build="open(stem + '.' + precision, 'w').close(); return stem + '.' + precision")
     installed = InstalledTarget(target, here)
     built = installed.build(
-        Path("some.onnx"), place / "it", precision="int8", batch_size=3, cpus=[CORE], inputs={"x": np.zeros((3, 1))}
+        Path("some.onnx"), place / "it", precision="int8", batch_sizes=[3], cpus=[CORE], inputs={"x": np.zeros((3, 1))}
     )
     assert built.path == place / "it.int8"
     with installed.open(built.path, batch_size=3, cpus=[CORE], precision="int8") as engine:

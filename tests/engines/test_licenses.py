@@ -1,4 +1,4 @@
-"""Which licenses are asked for, and what is remembered of the answer."""
+"""The user is asked to accept some licenses, and the answer is remembered."""
 
 from __future__ import annotations
 

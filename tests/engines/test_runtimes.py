@@ -230,7 +230,7 @@ def build(installed: InstalledTarget, path: Path, folder: Path, x: NDArray[Any],
     more = np.random.default_rng(1).normal(size=(3 * BATCH, *x.shape[1:])).astype(np.float32)
     samples = {"x": np.concatenate([x, more])}
     cores = [max(os.sched_getaffinity(0))]
-    return installed.build(path, folder / "small", precision=precision, batch_size=BATCH, cpus=cores, inputs=samples)
+    return installed.build(path, folder / "small", precision=precision, batch_sizes=[BATCH], cpus=cores, inputs=samples)
 
 
 def loaded(installed: InstalledTarget, path: Path, precision: Any) -> Worker:

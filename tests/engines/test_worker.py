@@ -1,4 +1,4 @@
-"""The worker: what it answers, and what is left when it crashes, hangs, is interrupted or is orphaned."""
+"""The worker answers calls, and leaves nothing when it crashes, hangs, is interrupted or is orphaned."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def start(make_target: Make, here: Environment) -> Callable[..., Worker]:
 
 @pytest.fixture(autouse=True)
 def memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where workers of this test have their folders: other tests have theirs in /dev/shm at the same time."""
+    """Workers of this test have their folders here: other tests have theirs in /dev/shm at the same time."""
     folder = tmp_path / "memory"
     folder.mkdir()
     monkeypatch.setattr(worker, "_MEMORY", folder)
@@ -70,9 +70,9 @@ def test_answers(start: Callable[..., Worker]) -> None:
 
 @pytest.mark.parametrize("precision", [None, "fp32", "default", "int8"])
 def test_what_it_computes_in_is_the_engine_s_to_know(make_target: Make, here: Environment, precision: Any) -> None:
-    asked = {} if precision is None else {"precision": precision}
+    options = {} if precision is None else {"precision": precision}
     installed = InstalledTarget(make_target(), here)
-    with installed.open(MODEL, batch_size=1, cpus=sorted(os.sched_getaffinity(0))[:1], **asked) as engine:
+    with installed.open(MODEL, batch_size=1, cpus=sorted(os.sched_getaffinity(0))[:1], **options) as engine:
         assert engine.info()["precision"] == (precision or "fp32")
 
 
@@ -80,19 +80,19 @@ BUSY = "until = time.perf_counter() + 0.1\n            while time.perf_counter()
 
 
 def test_what_a_run_had_of_the_processor(start: Callable[..., Worker]) -> None:
-    """Alone nearly all of it; beside another process on the same core about half, for which it was preempted."""
+    """Alone, a run gets nearly all of the processor. Beside a process on its core it is preempted, and gets half."""
     cpu = min(os.sched_getaffinity(0))
     with start(cpus=[cpu], top="import time", once=BUSY) as engine:
         engine.time(X, 1)
         alone = [engine.time(X, 1) for _ in range(5)]
         spin = "import os; os.sched_setaffinity(0, [" + str(cpu) + "])\nwhile True: pass"
-        other = subprocess.Popen([sys.executable, "-c", spin])
+        neighbour = subprocess.Popen([sys.executable, "-c", spin])
         try:
             time.sleep(0.2)
             beside = engine.time(X, 5)
         finally:
-            other.kill()
-            other.wait()
+            neighbour.kill()
+            neighbour.wait()
     assert 0.5 < max(turn.processor / turn.nanoseconds.sum() for turn in alone) < 1.1  # the tests run beside others
     assert beside.processor / beside.nanoseconds.sum() < 0.8
     assert beside.preempted > 0
@@ -102,7 +102,7 @@ def test_what_a_run_had_of_the_processor(start: Callable[..., Worker]) -> None:
 
 
 def test_a_thread_that_runs_is_counted_up_to_now(start: Callable[..., Worker]) -> None:
-    """A pool's thread that spins on beside the one that asks."""
+    """A pool's thread spins on beside the thread that measures."""
     top = """
 import threading, time
 def spin():
@@ -116,8 +116,8 @@ threading.Thread(target=spin, daemon=True).start()
 
 
 def test_last_words_move_no_cursor(start: Callable[..., Worker]) -> None:
-    said = "\\x1b[1;31mtensor\\x1b[0m was \\x07 lost"
-    with start(run=f"import os; os.write(2, b'{said}'); os._exit(1)") as engine, pytest.raises(EngineDied) as caught:
+    output = "\\x1b[1;31mtensor\\x1b[0m was \\x07 lost"
+    with start(run=f"import os; os.write(2, b'{output}'); os._exit(1)") as engine, pytest.raises(EngineDied) as caught:
         engine.run(X)
     assert caught.value.message.endswith("its last words: tensor was  lost")
 

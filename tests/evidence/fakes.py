@@ -1,4 +1,4 @@
-"""An engine without a runtime, in a time of its own: for what evidence makes of an engine's answers."""
+"""An engine without a runtime, with a clock of its own, to test what evidence makes of an engine's answers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from acdc_export.evidence.engine import Arrays, Turn
 
 
 class Clock:
-    """Seconds that pass only when an engine spends them."""
+    """Its seconds pass only when an engine spends them."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -50,7 +50,7 @@ class Fake:
         return {"logits": self.function(inputs["x"])}
 
     def time(self, inputs: Arrays, repeats: int) -> Turn:
-        """Alone on its core: it has the processor for all of the time."""
+        """It is alone on its core, and has the processor for all of the time."""
         times = self.times(repeats)
         return Turn(times, int(times.sum()), 0)
 

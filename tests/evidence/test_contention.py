@@ -1,4 +1,4 @@
-"""Rounds that another process disturbed are left out, for all variants; what an variant does to itself is not."""
+"""Rounds that another process disturbed are left out, for all variants. What a variant does to itself counts."""
 
 from __future__ import annotations
 
@@ -23,67 +23,67 @@ X = {"x": np.zeros((4, 1), dtype=np.float32)}
 
 
 def launch(a: str, b: str) -> dict[str, list[Turn]]:
-    """`.` is an undisturbed turn, `!` a disturbed one."""
+    """Make a launch of two variants: `.` is an undisturbed turn, `!` a disturbed one."""
     return {name: [HIT if turn == "!" else FREE for turn in turns] for name, turns in (("a", a), ("b", b))}
 
 
-def counted(*launches: dict[str, list[Turn]], fewest: int = 1) -> tuple[Contention, list[list[int]]]:
-    found, rounds = contention.find(launches, fewest)
-    return found, [np.flatnonzero(one).tolist() for one in rounds]
+def find(*launches: dict[str, list[Turn]], fewest: int = 1) -> tuple[Contention, list[list[int]]]:
+    contended, rounds = contention.find(launches, fewest)
+    return contended, [np.flatnonzero(counts).tolist() for counts in rounds]
 
 
-def test_a_round_is_left_out_whichever_arm_was_hit() -> None:
-    found, rounds = counted(launch("..!.", "...."), launch("....", "!..!"))
-    assert found == Contention(3 / 8, left_out=True)
+def test_a_round_is_left_out_whichever_variant_was_hit() -> None:
+    contended, rounds = find(launch("..!.", "...."), launch("....", "!..!"))
+    assert contended == Contention(3 / 8, left_out=True)
     assert rounds == [[0, 1, 3], [1, 2]]
 
 
 def test_a_launch_with_too_few_others_counts_for_nothing() -> None:
-    found, rounds = counted(launch("....", "...."), launch(".!!!", "...."), launch("....", "...."), fewest=2)
-    assert (found.left_out, found.launches) == (True, 1)
+    contended, rounds = find(launch("....", "...."), launch(".!!!", "...."), launch("....", "...."), fewest=2)
+    assert (contended.left_out, contended.launches) == (True, 1)
     assert rounds == [[0, 1, 2, 3], [], [0, 1, 2, 3]]
 
 
 def test_where_nearly_all_is_disturbed_all_of_it_counts() -> None:
-    found, rounds = counted(launch("!.!.", ".!.!"), launch("..!!", "!!.."))
-    assert found == Contention(1.0, left_out=False)
+    contended, rounds = find(launch("!.!.", ".!.!"), launch("..!!", "!!.."))
+    assert contended == Contention(1.0, left_out=False)
     assert rounds == [[0, 1, 2, 3], [0, 1, 2, 3]]
 
 
 def test_one_launch_that_is_left_of_many_is_none() -> None:
-    assert counted(launch("....", "...."), launch("..!!", "!..."), fewest=2) == (
+    assert find(launch("....", "...."), launch("..!!", "!..."), fewest=2) == (
         Contention(3 / 8, left_out=False),
         [[0, 1, 2, 3], [0, 1, 2, 3]],
     )
 
 
-def test_what_an_arm_does_to_itself_counts() -> None:
-    """Its threads wait for each other: nobody else is hit in the rounds in which it is."""
-    found, rounds = counted(launch("....." * 8, "!...." * 8), launch("....." * 8, "..!.." * 8))
-    assert found == Contention(0.2, left_out=False, uneven="b")
-    assert all(len(one) == 40 for one in rounds)
+def test_what_a_variant_does_to_itself_counts() -> None:
+    """Its threads wait for each other: no other variant is hit in the same rounds."""
+    contended, rounds = find(launch("....." * 8, "!...." * 8), launch("....." * 8, "..!.." * 8))
+    assert contended == Contention(0.2, left_out=False, uneven="b")
+    assert all(len(counts) == 40 for counts in rounds)
 
 
-def test_a_slow_arm_is_hit_more_often_for_the_time_that_it_has() -> None:
+def test_a_slow_variant_is_hit_more_often_for_the_time_that_it_has() -> None:
     long, long_hit = Turn(np.array([5000]), 10000, 0), Turn(np.array([9000]), 10000, 1)
-    slow = [long_hit if at % 6 == 5 else long for at in range(100)]
-    fast = [HIT if at in (3, 50) else FREE for at in range(100)]
-    found, _ = contention.find([{"fast": fast, "slow": slow}], 1)
-    assert (found.uneven, found.left_out) == (None, True)  # 16 in five times as long, and 2
-    found, _ = contention.find([{"fast": [FREE] * 100, "slow": slow}], 1)
-    assert (found.uneven, found.left_out) == ("slow", False)
+    slow = [long_hit if index % 6 == 5 else long for index in range(100)]
+    fast = [HIT if index in (3, 50) else FREE for index in range(100)]
+    contended, _ = contention.find([{"fast": fast, "slow": slow}], 1)
+    assert (contended.uneven, contended.left_out) == (None, True)  # 16 in five times as long, and 2
+    contended, _ = contention.find([{"fast": [FREE] * 100, "slow": slow}], 1)
+    assert (contended.uneven, contended.left_out) == ("slow", False)
 
 
-def test_a_few_that_an_arm_is_hit_alone_are_not_worth_a_word() -> None:
-    found, _ = counted(*[launch("...." * 100, "!..." + "...." * 99)] * 15)
-    assert found == Contention(15 / 6000, left_out=True)
+def test_a_few_that_a_variant_is_hit_alone_are_not_worth_a_word() -> None:
+    contended, _ = find(*[launch("...." * 100, "!..." + "...." * 99)] * 15)
+    assert contended == Contention(15 / 6000, left_out=True)
 
 
 def test_less_processor_time_without_being_preempted_is_no_disturbance() -> None:
-    """A runtime whose threads sleep now and then."""
+    """The threads of some runtimes sleep now and then."""
     asleep = Turn(np.array([5000]), 6000, 0)
-    found, _ = contention.find([{"a": [FREE, asleep, FREE, asleep], "b": [FREE] * 4}], 1)
-    assert found == Contention(0.0, left_out=False)
+    contended, _ = contention.find([{"a": [FREE, asleep, FREE, asleep], "b": [FREE] * 4}], 1)
+    assert contended == Contention(0.0, left_out=False)
 
 
 def test_of_no_launch_there_is_nothing_to_say() -> None:
@@ -100,15 +100,15 @@ TURNS = st.builds(
 
 @given(st.lists(st.integers(1, 6).flatmap(lambda n: st.lists(st.tuples(TURNS, TURNS), min_size=n)), max_size=4))
 def test_for_any_turns_there_are_rounds_that_count(rounds: list[list[tuple[Turn, Turn]]]) -> None:
-    launches = [{"a": [a for a, _ in one], "b": [b for _, b in one]} for one in rounds]
-    found, left = contention.find(launches, 2)
-    assert [len(one) for one in left] == [len(one) for one in rounds]
-    assert 0 <= found.disturbed <= 1
-    if not found.left_out:
-        assert all(one.all() for one in left)
+    launches = [{"a": [a for a, _ in turns], "b": [b for _, b in turns]} for turns in rounds]
+    contended, counted = contention.find(launches, 2)
+    assert [len(counts) for counts in counted] == [len(turns) for turns in rounds]
+    assert 0 <= contended.disturbed <= 1
+    if not contended.left_out:
+        assert all(counts.all() for counts in counted)
     else:
-        assert sum(one.any() for one in left) >= min(2, len(left))
-        assert all(one.sum() == 0 or one.sum() >= 2 for one in left)
+        assert sum(counts.any() for counts in counted) >= min(2, len(counted))
+        assert all(counts.sum() == 0 or counts.sum() >= 2 for counts in counted)
 
 
 class Shared(Fake):
@@ -133,7 +133,7 @@ class Shared(Fake):
 def test_a_neighbour_costs_rounds_but_not_the_verdict(slower: float) -> None:
     clock, random = Clock(), np.random.default_rng(0)
     clock.now = 0.12  # both are warmed up undisturbed, so that a turn is of one run
-    taken = latency.measure(
+    alternation = latency.measure(
         {
             "old": lambda: Shared(random, cost=7 * MS, clock=clock),
             "new": lambda: Shared(random, cost=7 * slower * MS, clock=clock),
@@ -143,18 +143,19 @@ def test_a_neighbour_costs_rounds_but_not_the_verdict(slower: float) -> None:
         plan=Plan(budget=10.0),
         clock=clock,
     )
-    found, samples = taken.seen(), taken.samples()
-    ratio = found.ratios["new"]
+    measured, samples = alternation.latency(), alternation.samples()
+    ratio = measured.ratios["new"]
     assert ratio.low <= slower <= ratio.high
     assert ratio.high / ratio.low < 1.02
-    assert found.variants["old"].p50 == pytest.approx(7, rel=0.02)
-    assert found.variants["old"].p90 > 10  # a tail is of all rounds
-    assert found.steadiness.contention.left_out
+    assert measured.variants["old"].p50 == pytest.approx(7, rel=0.02)
+    assert measured.variants["old"].p90 > 10  # a tail is of all rounds
+    assert measured.steadiness.contention.left_out
     # What was left out is in the samples, and can be told from what counts.
-    kept, taken = (
-        np.concatenate([v for k, v in samples.items() if k.startswith(f"{variant}.")]) for variant in ("counted", "old")
+    counts, times = (
+        np.concatenate([array for key, array in samples.items() if key.startswith(f"{name}.")])
+        for name in ("counted", "old")
     )
-    assert kept.sum() == found.rounds
-    assert len(kept) == len(taken)
-    assert np.median(taken[kept]) / 1e6 == pytest.approx(found.variants["old"].p50)
-    assert found.steadiness.contention.disturbed == pytest.approx(1 - kept.mean())
+    assert counts.sum() == measured.rounds
+    assert len(counts) == len(times)
+    assert np.median(times[counts]) / 1e6 == pytest.approx(measured.variants["old"].p50)
+    assert measured.steadiness.contention.disturbed == pytest.approx(1 - counts.mean())

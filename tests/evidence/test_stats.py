@@ -1,4 +1,4 @@
-"""Intervals against values worked out elsewhere, and against their own promise."""
+"""Intervals agree with values worked out elsewhere, and cover what they promise."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def mean(values: Sequence[float]) -> float:
 
 @pytest.mark.parametrize("alpha", list(T))
 def test_student_by_the_table(alpha: float) -> None:
-    found = [stats.t_quantile(alpha, degrees) for degrees in range(1, 31)]
-    assert found == pytest.approx(T[alpha], abs=6e-4)
+    quantiles = [stats.t_quantile(alpha, degrees) for degrees in range(1, 31)]
+    assert quantiles == pytest.approx(T[alpha], abs=6e-4)
 
 
 @pytest.mark.parametrize(("alpha", "degrees", "t"), [(1e-4, 1, 6366.2), (1e-4, 5, 11.178), (0.05, 1000, 1.9623)])
@@ -50,21 +50,21 @@ def test_normal_by_the_table() -> None:
 @pytest.mark.parametrize("alpha", list(T))
 def test_a_ratio_of_means_has_students_interval_on_its_logarithm(count: int, alpha: float) -> None:
     logs = [float(log) for log in np.random.default_rng(count).normal(0.3, 0.1, size=count)]
-    found = stats.ratio(logs, mean, alpha)
+    ratio = stats.ratio(logs, mean, alpha)
     half = T[alpha][count - 2] * np.std(logs, ddof=1) / math.sqrt(count)
-    assert found.value == pytest.approx(math.exp(mean(logs)))
-    assert math.log(found.high / found.value) == pytest.approx(half, rel=0.06)  # resampling is a draw
-    assert math.log(found.value / found.low) == pytest.approx(half, rel=0.06)
+    assert ratio.value == pytest.approx(math.exp(mean(logs)))
+    assert math.log(ratio.high / ratio.value) == pytest.approx(half, rel=0.06)  # resampling is a draw
+    assert math.log(ratio.value / ratio.low) == pytest.approx(half, rel=0.06)
 
 
 def test_one_launch_tells_nothing_of_others() -> None:
-    found = stats.ratio([math.log(2)], mean, 0.05)
-    assert (found.value, found.low, found.high) == (pytest.approx(2), 0, math.inf)
+    ratio = stats.ratio([math.log(2)], mean, 0.05)
+    assert (ratio.value, ratio.low, ratio.high) == (pytest.approx(2), 0, math.inf)
 
 
 def test_two_launches_that_have_nothing_in_common_tell_as_little() -> None:
-    found = stats.ratio([0.0, 10.0], mean, 1e-3)
-    assert (found.low, found.high) == (0, math.inf)
+    ratio = stats.ratio([0.0, 10.0], mean, 1e-3)
+    assert (ratio.low, ratio.high) == (0, math.inf)
 
 
 def test_the_same_launches_give_the_same_interval() -> None:
@@ -73,10 +73,10 @@ def test_the_same_launches_give_the_same_interval() -> None:
 
 def test_the_interval_over_few_launches_covers_what_it_promises() -> None:
     random = np.random.default_rng(0)
-    evaluations = random.normal(math.log(1.3), 0.05, size=(400, 6)).tolist()
-    found = [stats.ratio(logs, mean, 0.05, resamples=1000) for logs in evaluations]
-    hits = sum(ratio.low <= 1.3 <= ratio.high for ratio in found)
-    assert 0.92 <= hits / len(evaluations) <= 0.985
+    experiments = random.normal(math.log(1.3), 0.05, size=(400, 6)).tolist()
+    intervals = [stats.ratio(logs, mean, 0.05, resamples=1000) for logs in experiments]
+    hits = sum(ratio.low <= 1.3 <= ratio.high for ratio in intervals)
+    assert 0.92 <= hits / len(experiments) <= 0.985
 
 
 @pytest.mark.parametrize("alpha", [0.05, 0.2])
@@ -86,12 +86,12 @@ def test_looking_three_times_does_not_make_a_wrong_verdict_likelier(alpha: float
     for launches, share in shares.items():
         levels[launches] = stats.spent(share, alpha) - used
         used += levels[launches]
-    evaluations = np.random.default_rng(1).normal(0, 0.05, size=(300, 12)).tolist()
+    experiments = np.random.default_rng(1).normal(0, 0.05, size=(300, 12)).tolist()
     wrong = 0
-    for logs in evaluations:
+    for logs in experiments:
         looks = [stats.ratio(logs[:launches], mean, level, resamples=1000) for launches, level in levels.items()]
         wrong += any(not look.low <= 1 <= look.high for look in looks)
-    assert wrong / len(evaluations) <= alpha + 1.64 * math.sqrt(alpha * (1 - alpha) / len(evaluations))
+    assert wrong / len(experiments) <= alpha + 1.64 * math.sqrt(alpha * (1 - alpha) / len(experiments))
 
 
 @given(alpha=st.floats(1e-4, 0.2), shares=st.lists(st.floats(0, 1), min_size=2, max_size=2, unique=True).map(sorted))
@@ -110,8 +110,8 @@ def test_early_looks_spend_little_but_not_nothing() -> None:
 
 def test_wilson_by_hand() -> None:
     # Newcombe (1998), table I: 81 of 263 gives 0.2553 to 0.3662 by the score method
-    found = stats.proportion(81, 263)
-    assert (found.value, found.low, found.high) == pytest.approx((30.80, 25.53, 36.62), abs=0.01)
+    share = stats.proportion(81, 263)
+    assert (share.value, share.low, share.high) == pytest.approx((30.80, 25.53, 36.62), abs=0.01)
     assert stats.proportion(10, 10).high == pytest.approx(100)
 
 
@@ -126,9 +126,11 @@ def test_paired_drop_by_hand() -> None:
 @pytest.mark.parametrize(("count", "first", "second"), [(100, 0.02, 0.05), (900, 0.005, 0.01), (300, 0.1, 0.1)])
 def test_the_paired_interval_covers_what_it_promises(count: int, first: float, second: float, alpha: float) -> None:
     random = np.random.default_rng(1)
-    workloads = random.multinomial(count, [first, second, 1 - first - second], size=4000)
-    found = [stats.paired_drop(int(one), int(two), count, alpha) for one, two, _ in workloads]
-    hits = sum(drop.low <= 100 * (second - first) <= drop.high for drop in found)
+    tables = random.multinomial(count, [first, second, 1 - first - second], size=4000)
+    drops = [
+        stats.paired_drop(int(first_only), int(second_only), count, alpha) for first_only, second_only, _ in tables
+    ]
+    hits = sum(drop.low <= 100 * (second - first) <= drop.high for drop in drops)
     assert hits / 4000 >= 1 - alpha - 0.01
 
 

@@ -1,4 +1,4 @@
-"""What is said of a machine that was unsteady, and how it is found out."""
+"""Notes on an unsteady machine, and how its unsteadiness is measured."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_what_the_system_does_not_tell_is_no_note() -> None:
 
 
 class Cores:
-    """Cores of which the test says what they do, in place of the system's."""
+    """Stands in for the system's cores; the test says what they do."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now, self.own = 1000.0, 50.0
@@ -91,10 +91,10 @@ def test_what_the_engines_and_this_process_do_not_take_is_taken_by_others(cores:
             cores.spend(seconds=10.0, busy=12.0, stolen=0.5, own=1.0)
             engines[0].busy += 6.0
             engines[1].busy += 3.0
-    found = watch.found([1.0], jumps=3, contention=NONE)
-    assert found.others == pytest.approx((12 - 1 - 6 - 3) / 10)
-    assert found.steal == pytest.approx(0.5 / (2 * 10))
-    assert found.jumps == 3
+    measured = watch.steadiness([1.0], jumps=3, contention=NONE)
+    assert measured.others == pytest.approx((12 - 1 - 6 - 3) / 10)
+    assert measured.steal == pytest.approx(0.5 / (2 * 10))
+    assert measured.jumps == 3
 
 
 def test_less_than_nothing_is_not_taken_by_others(cores: Cores) -> None:
@@ -102,7 +102,7 @@ def test_less_than_nothing_is_not_taken_by_others(cores: Cores) -> None:
     watch = Watch([0])
     with watch.over([]):
         cores.spend(seconds=1.0, busy=0.5, own=0.6)
-    assert watch.found([1.0], jumps=0, contention=NONE).others == 0
+    assert watch.steadiness([1.0], jumps=0, contention=NONE).others == 0
 
 
 def test_a_launch_that_broke_off_is_not_counted(cores: Cores) -> None:
@@ -110,7 +110,7 @@ def test_a_launch_that_broke_off_is_not_counted(cores: Cores) -> None:
     with pytest.raises(EngineDied), watch.over([]):
         cores.spend(seconds=1.0, busy=1.0)
         raise EngineDied("dead", "bury it")
-    assert watch.found([], jumps=0, contention=NONE).others is None
+    assert watch.steadiness([], jumps=0, contention=NONE).others is None
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
@@ -118,27 +118,27 @@ def test_a_system_that_does_not_tell_once_is_not_believed(cores: Cores, when: st
     watch = Watch([0])
     with watch.over([]):
         cores.spend(seconds=1.0, busy=1.0)
-    told, cores.times = cores.times, None if when == "before" else cores.times
+    times, cores.times = cores.times, None if when == "before" else cores.times
     with watch.over([]):
-        cores.times = None if when == "after" else told
-    found = watch.found([1.0], jumps=0, contention=NONE)
-    assert (found.steal, found.others) == (None, None)
+        cores.times = None if when == "after" else times
+    measured = watch.steadiness([1.0], jumps=0, contention=NONE)
+    assert (measured.steal, measured.others) == (None, None)
 
 
 def test_without_cores_to_watch_nothing_is_said_of_them(cores: Cores) -> None:
     watch = Watch([])
     with watch.over([]):
         cores.spend(seconds=1.0, busy=1.0)
-    found = watch.found([1.0], jumps=0, contention=NONE)
-    assert (found.steal, found.others) == (None, None)
+    measured = watch.steadiness([1.0], jumps=0, contention=NONE)
+    assert (measured.steal, measured.others) == (None, None)
 
 
 def test_drift_is_between_launches_and_the_slowest_timer_counts() -> None:
     watch = Watch([])
     for nanoseconds in (20.0, 70.0, 30.0):
         watch.timer(nanoseconds)
-    assert watch.found([2.0, 1.0, 1.5], 0, NONE) == Steadiness(2.0, None, None, 70.0, 0, NONE)
-    assert watch.found([], jumps=0, contention=NONE).drift == 1.0
+    assert watch.steadiness([2.0, 1.0, 1.5], 0, NONE) == Steadiness(2.0, None, None, 70.0, 0, NONE)
+    assert watch.steadiness([], jumps=0, contention=NONE).drift == 1.0
 
 
 STAT = """cpu  9 9 9 9 9 9 9 9 9 9

@@ -20,9 +20,11 @@ from acdc_export.pair import Pair
 CPU = config.load_target("cpu").graph
 
 
-def lowered(pair: Pair, path: Path, batch_size: int = 2, passes: tuple[str, ...] = CPU.passes) -> lowering.Lowered:
+def lowered(
+    pair: Pair, path: Path, batch_size: int = 2, passes: tuple[str, ...] = CPU.passes
+) -> lowering.TransformedGraph:
     """The sparse half as DeepSparse gets it."""
-    return lowering.lower(
+    return lowering.transform(
         pair.onnx("sparse"), path, passes=passes, batch_size=batch_size, ir_version=CPU.ir_version, opset=CPU.opset
     )
 
@@ -219,17 +221,17 @@ def inputs_of(family: str, rows: int = 3) -> dict[str, Tensor]:
     return {"input_ids": torch.randint(0, 40, (rows, 16)), "attention_mask": mask}
 
 
-def integers(pair: Pair, folder: Path, batch_size: int) -> lowering.Lowered:
+def integers(pair: Pair, folder: Path, batch_size: int) -> lowering.TransformedGraph:
     """The sparse half in integers, as DeepSparse gets it, calibrated on the pair's own inputs."""
     prepared, instrumented = folder / "prepared.onnx", folder / "instrumented.onnx"
-    quantize.prepare(pair.onnx("sparse"), prepared)
+    quantize.fold(pair.onnx("sparse"), prepared)
     watched = quantize.instrument(prepared, instrumented)
     session = onnxruntime.InferenceSession(instrumented.read_bytes(), providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     found = quantize.calibrate(
         lambda inputs: dict(zip(names, session.run(names, inputs), strict=True)), [pair.reference.inputs], watched
     )
-    return lowering.lower(
+    return lowering.transform(
         pair.onnx("sparse"),
         folder / "integers.onnx",
         passes=CPU.passes,

@@ -20,7 +20,7 @@ from ..conftest import CHANNELS, SIDE, logits, network, weights
 
 def lowered(model: onnx.ModelProto, folder: Path, *passes: str, batch_size: int = 3, **options: int) -> onnx.ModelProto:
     onnx.save(model, folder / "in.onnx")
-    lowering.lower(folder / "in.onnx", folder / "out.onnx", passes=passes, batch_size=batch_size, **options)
+    lowering.transform(folder / "in.onnx", folder / "out.onnx", passes=passes, batch_size=batch_size, **options)
     return onnx.load(folder / "out.onnx")
 
 
@@ -131,7 +131,7 @@ def test_unused_opsets_go(model: onnx.ModelProto, tmp_path: Path) -> None:
 def test_the_canonical_file_stays_untouched(model: onnx.ModelProto, tmp_path: Path) -> None:
     onnx.save(model, tmp_path / "in.onnx")
     before = (tmp_path / "in.onnx").read_bytes()
-    lowering.lower(tmp_path / "in.onnx", tmp_path / "out.onnx", passes=tuple(config.pass_names()), batch_size=1)
+    lowering.transform(tmp_path / "in.onnx", tmp_path / "out.onnx", passes=tuple(config.pass_names()), batch_size=1)
     assert (tmp_path / "in.onnx").read_bytes() == before
 
 
@@ -161,7 +161,7 @@ def test_a_newer_opset_than_the_target_takes_is_refused(model: onnx.ModelProto, 
 def test_what_is_not_onnx(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "in.onnx").write_bytes(content)
     with pytest.raises(GraphError, match="in.onnx"):
-        lowering.lower(tmp_path / "in.onnx", tmp_path / "out.onnx", passes=(), batch_size=1)
+        lowering.transform(tmp_path / "in.onnx", tmp_path / "out.onnx", passes=(), batch_size=1)
 
 
 def test_a_pass_that_loses_a_zero_is_caught(
@@ -182,7 +182,9 @@ def test_a_pass_that_loses_a_zero_is_caught(
 
 def test_steps_count_the_zeros_after_each_pass(model: onnx.ModelProto, tmp_path: Path) -> None:
     onnx.save(model, tmp_path / "in.onnx")
-    found = lowering.lower(tmp_path / "in.onnx", tmp_path / "out.onnx", passes=tuple(config.pass_names()), batch_size=1)
+    found = lowering.transform(
+        tmp_path / "in.onnx", tmp_path / "out.onnx", passes=tuple(config.pass_names()), batch_size=1
+    )
     expected = sum(int((array == 0).sum()) for array in weights(1, 0.9).values() if array.ndim > 1)
     assert [step.name for step in found.steps] == ["canonical", *config.pass_names()]
     assert {step.zeros for step in found.steps} == {expected}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -17,9 +18,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from acdc_export import lowering
 from acdc_export.config import load_target
-from acdc_export.engines import ensure, open_engine, status
+from acdc_export.engines import Environment, InstalledTarget, ensure, open_engine, status
 from acdc_export.errors import CalibrationError, GraphError
-from acdc_export.lowering import audit, load, quantize
+from acdc_export.lowering import Deployment, QuantizationInputs, audit, deployment, load, quantize
 from acdc_export.lowering.quantize import (
     Calibrated,
     Calibration,
@@ -95,22 +96,22 @@ def quantized(
     method: Method = "mse",
     inputs: Iterable[np.ndarray] | None = None,
 ) -> Quantization:
-    quantize.prepare(source, folder / "prepared.onnx")
+    quantize.fold(source, folder / "prepared.onnx")
     watched = quantize.instrument(folder / "prepared.onnx", folder / "instrumented.onnx")
     batches = [{"x": x} for x in inputs or (samples(8, seed) for seed in range(4))]
     found = calibrate(lambda inputs: run(folder / "instrumented.onnx", inputs["x"]), batches, watched, method)
     return Quantization(Calibrated(folder / "prepared.onnx", found), "convinteger", keep)
 
 
-def lowered(source: Path, folder: Path, quantization: Quantization | None) -> lowering.Lowered:
-    return lowering.lower(source, folder / "out.onnx", passes=TARGET, batch_size=4, quantization=quantization)
+def lowered(source: Path, folder: Path, quantization: Quantization | None) -> lowering.TransformedGraph:
+    return lowering.transform(source, folder / "out.onnx", passes=TARGET, batch_size=4, quantization=quantization)
 
 
 def operators(path: Path) -> list[str]:
     return [node.op_type for node in onnx.load(path).graph.node]
 
 
-def off(source: Path, done: lowering.Lowered, x: np.ndarray) -> float:
+def off(source: Path, done: lowering.TransformedGraph, x: np.ndarray) -> float:
     """How far integers, computed exactly, are from the floats: at most, as a share of the largest output."""
     path = done.path.with_name("exact.onnx")
     dequantized.write(done.path, path)
@@ -129,7 +130,7 @@ def test_equalizing_changes_neither_outputs_nor_zeros(
     folder = tmp_path_factory.mktemp("equalize")
     source = write(folder / "in.onnx", seed, groups, flat, uneven, around=False)
     assert equalize.run(load(source)) == 2
-    quantize.prepare(source, folder / "out.onnx")
+    quantize.fold(source, folder / "out.onnx")
     before, after = run(source, samples())["logits"], run(folder / "out.onnx", samples())["logits"]
     np.testing.assert_allclose(after, before, rtol=1e-4, atol=1e-4 * np.abs(before).max())
     assert [weight.zeros for weight in audit(load(folder / "out.onnx"))] == [
@@ -278,7 +279,7 @@ def test_a_layer_right_behind_another(tmp_path: Path) -> None:
     model.graph.node[2].input[0] = "a"
     del model.graph.node[1]
     onnx.save(onnx.shape_inference.infer_shapes(model), source)
-    done = lowering.lower(
+    done = lowering.transform(
         source, tmp_path / "out.onnx", passes=(), batch_size=4, quantization=quantized(source, tmp_path)
     )
     assert operators(done.path).count("ConvInteger") == 2
@@ -299,7 +300,7 @@ def test_the_mean_of_each_output_stays(tmp_path: Path, scheme: str) -> None:
         with_means,
         replace(with_means, calibrated=replace(with_means.calibrated, calibration=without)),
     ):
-        done = lowering.lower(source, tmp_path / "out.onnx", passes=(), batch_size=4, quantization=quantization)
+        done = lowering.transform(source, tmp_path / "out.onnx", passes=(), batch_size=4, quantization=quantization)
         dequantized.write(done.path, tmp_path / "exact.onnx")
         moved.append(np.abs(run(tmp_path / "exact.onnx", x)["logits"].mean((0, 2, 3)) - wanted).max())
     assert moved[0] < 0.5 * moved[1]
@@ -383,28 +384,35 @@ DEPTHWISE = (16, 3, 16, 0.0)  # 4.5
     ],
 )
 def test_integers_where_they_pay(tmp_path: Path, layers: list[Any], in_float: list[str]) -> None:
-    assert worthwhile.faster_in_float(load(stack(tmp_path / "in.onnx", *layers)), 8) == in_float
+    assert worthwhile.faster_in_fp32(load(stack(tmp_path / "in.onnx", *layers)), 8) == in_float
 
 
-@pytest.mark.parametrize(("vnni", "in_float"), [(False, ()), (True, ("w0",))])
-def test_where_integers_pay_depends_on_the_processor(tmp_path: Path, vnni: bool, in_float: tuple[str, ...]) -> None:
-    """9 products for each value: enough where floats are slow."""
+@pytest.mark.parametrize(("saturating", "in_fp32"), [(True, ()), (False, ("w0",))])
+def test_where_int8_pays_depends_on_the_processor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saturating: bool, in_fp32: tuple[str, ...]
+) -> None:
+    """9 MACs for each value: enough without VNNI, where FP32 is slow beside it. The target says both."""
     source = stack(tmp_path / "in.onnx", (16, 3, 1, 0.87))
-    calibrated = Calibrated(source, Calibration("min-max", 1, {}, {}))
-    assert quantize.faster_in_float(calibrated, "convinteger", (), vnni=vnni) == in_float
+    inputs = QuantizationInputs({}, Calibrated(source, Calibration("min-max", 1, {}, {})))
+    monkeypatch.setattr(deployment, "saturates", lambda: saturating)
+    environment = Environment(Path(sys.executable), {}, tmp_path)
+    quantization = inputs.quantization(Deployment(InstalledTarget(load_target("cpu"), environment), "int8"))
+    assert quantization is not None
+    assert quantization.keep == in_fp32
+    assert quantization.weight_bits == (7 if saturating else 8)
 
 
 def test_what_is_led_around_a_layer_joins_its_neighbours(tmp_path: Path) -> None:
     """The first layer's output goes on to the third, too, around the depthwise one."""
     layers = [DENSE_3X3, DEPTHWISE, THIN, DENSE_3X3]
-    assert worthwhile.faster_in_float(load(stack(tmp_path / "in.onnx", *layers)), 8) == ["w1", "w2"]
+    assert worthwhile.faster_in_fp32(load(stack(tmp_path / "in.onnx", *layers)), 8) == ["w1", "w2"]
     joined = stack(tmp_path / "in.onnx", *layers, around=("r0", "r1"))
-    assert worthwhile.faster_in_float(load(joined), 8) == ["w1"]
+    assert worthwhile.faster_in_fp32(load(joined), 8) == ["w1"]
 
 
 def test_a_layer_kept_in_float_is_no_neighbour(tmp_path: Path) -> None:
     source = load(stack(tmp_path / "in.onnx", DENSE_3X3, THIN, DENSE_3X3))
-    assert worthwhile.faster_in_float(source, 8, keep=["w0", "w2"]) == ["w1"]
+    assert worthwhile.faster_in_fp32(source, 8, keep=["w0", "w2"]) == ["w1"]
 
 
 # ------------------------------------------------------------------------------ integers between Q and DQ, for TensorRT

@@ -30,7 +30,7 @@ def model(inputs: str, body: str, opset: int = 18, **constants: np.ndarray) -> o
 def spelled(before: onnx.ModelProto, folder: Path, name: str) -> tuple[onnx.ModelProto, list[str]]:
     """The graph after the pass `name`, and the operators in it."""
     onnx.save(before, folder / "in.onnx")
-    lowering.lower(folder / "in.onnx", folder / "out.onnx", passes=(name,), batch_size=2)
+    lowering.transform(folder / "in.onnx", folder / "out.onnx", passes=(name,), batch_size=2)
     after = onnx.load(folder / "out.onnx")
     return after, [node.op_type for node in after.graph.node]
 

@@ -51,10 +51,10 @@ def copied(state):
     return {name: value.clone() for name, value in state.items()}
 
 
-def assert_same(one, other):
-    assert one.keys() == other.keys()
-    for name, value in one.items():
-        assert torch.equal(value, other[name]), name
+def assert_same(actual, expected):
+    assert actual.keys() == expected.keys()
+    for name, value in actual.items():
+        assert torch.equal(value, expected[name]), name
 
 
 def test_epochs_run_the_schedule_and_then_the_twins_own():
@@ -76,7 +76,7 @@ def test_epochs_run_the_schedule_and_then_the_twins_own():
 
 
 class Reference:
-    """AC/DC written a second time, from the paper: plain tensors, and SGD spelt out."""
+    """Implements AC/DC a second time, from the paper, with plain tensors and SGD written out."""
 
     def __init__(self, model, rate=0.1, momentum=0.9, decay=1e-2):
         self.model, self.rate, self.momentum, self.decay = model, rate, momentum, decay
@@ -169,25 +169,25 @@ def test_clipping_and_accumulation_see_masked_gradients():
     model = network()
     acdc, optimizer = attach(model)
     for epoch in acdc.epochs():
-        dead = [(weight, (weight == 0).clone()) for weight in (model[0].weight, model[4].weight)]
+        dropped = [(weight, (weight == 0).clone()) for weight in (model[0].weight, model[4].weight)]
         optimizer.zero_grad(set_to_none=False)
         for x, y in batches(epoch.index):  # accumulated over the epoch's batches
             F.cross_entropy(model(x), y).backward()
-            for weight, zero in dead:
+            for weight, zero in dropped:
                 if epoch.kind == "sparse":
                     assert zero.any()
                     assert not weight.grad[zero].any()
                 assert weight.grad[~zero].any()
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1e-3)
-        alive = [weight.grad[~zero] for weight, zero in dead] if epoch.kind == "sparse" else []
+        kept = [weight.grad[~zero] for weight, zero in dropped] if epoch.kind == "sparse" else []
         others = [model[1].weight.grad, model[1].bias.grad, model[4].bias.grad]
         if epoch.kind == "sparse":
-            expected = 1e-3 / norm  # what is left after clipping has the norm asked for, without the masked ones
+            expected = 1e-3 / norm  # after clipping, the gradients that are not masked have the norm 1e-3
             assert expected < 1
-            left = torch.cat([part.flatten() for part in alive + others]).norm()
-            torch.testing.assert_close(left, torch.tensor(1e-3), rtol=1e-3, atol=0)
+            clipped = torch.cat([gradient.flatten() for gradient in kept + others]).norm()
+            torch.testing.assert_close(clipped, torch.tensor(1e-3), rtol=1e-3, atol=0)
         optimizer.step()
-        for weight, zero in dead:
+        for weight, zero in dropped:
             assert not weight[zero].any() or epoch.kind == "dense"
 
 
@@ -210,13 +210,13 @@ def test_a_nan_that_is_masked_does_not_stay():
         for x, y in batches(epoch.index):
             step(model, optimizer, x, y)
         if epoch.kind == "sparse":
-            dead = model[4].weight == 0
+            dropped = model[4].weight == 0
             with torch.no_grad():
-                model[4].weight[dead] = float("nan")
+                model[4].weight[dropped] = float("nan")
             for parameter in model.parameters():
                 parameter.grad = torch.zeros_like(parameter)
             optimizer.step()
-            assert not model[4].weight[dead].any()
+            assert not model[4].weight[dropped].any()
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -421,24 +421,24 @@ def test_wrapped_models_give_the_names_of_the_network_itself():
 def test_the_history_says_what_the_masks_did():
     model = network()
     acdc, optimizer = attach(model)
-    names, dead = ["0.weight", "4.weight"], {}
+    names, dropped = ["0.weight", "4.weight"], {}
     for epoch in acdc.epochs():
         weights = torch.cat([dict(model.named_parameters())[name].flatten() for name in names])
         if epoch.kind == "sparse":
-            dead.setdefault(SCHEDULE.at(epoch.index), weights == 0)
+            dropped.setdefault(SCHEDULE.at(epoch.index), weights == 0)
         for x, y in batches(epoch.index):
             step(model, optimizer, x, y)
         acdc.record(loss=1)
-    first, second, third = dead.values()
+    first, second, third = dropped.values()
     assert [(phase.kind, phase.start, phase.end) for phase in acdc.phases] == [
         (phase.kind, phase.start, phase.end) for phase in SCHEDULE.phases
     ]
-    total, dropped = len(first), int(first.sum())
+    total, zeros = len(first), int(first.sum())
     for phase, before, now in ((acdc.phases[3], first, second), (acdc.phases[5], second, third)):
         assert phase.changed == pytest.approx(int((before != now).sum()) / total)
-        assert phase.regrown == pytest.approx(int((before & ~now).sum()) / dropped)
+        assert phase.regrown == pytest.approx(int((before & ~now).sum()) / zeros)
         assert phase.regrown > 0
-        assert sum(phase.nonzeros.values()) == total - dropped
+        assert sum(phase.nonzeros.values()) == total - zeros
     assert [phase.changed for phase in (acdc.phases[0], acdc.phases[1], acdc.phases[4])] == [None] * 3
     assert acdc.phases[2].nonzeros == {"0.weight": 36, "4.weight": 48}
     assert [(epoch.index, epoch.half, epoch.kind) for epoch in acdc.history[-3:]] == [
@@ -456,6 +456,6 @@ def test_a_parameter_that_is_frozen_midway_is_seen():
         next(epochs)
 
 
-def test_layers_left_dense_are_told():
+def test_layers_left_dense_are_named_with_the_reason():
     acdc, _ = attach(network(), pattern=Unstructured(0.5, exclude="0"))
     assert acdc.left_dense == {"0": "excluded by '0'"}

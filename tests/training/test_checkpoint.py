@@ -23,7 +23,7 @@ STEPS = Schedule.of([2, 3, 1, 2], "step")
 
 
 class Counter:
-    """Something else with a state."""
+    """Another object with a state."""
 
     def __init__(self):
         self.calls = 0
@@ -36,7 +36,7 @@ class Counter:
 
 
 class Run:
-    """A loop with dropout, that draws its data and noise from every source of random numbers."""
+    """A loop with dropout that draws its data and noise from every source of random numbers."""
 
     def __init__(self, schedule, optimizer="sgd", **changes):
         torch.manual_seed(0)
@@ -50,7 +50,7 @@ class Run:
         self.acdc = ACDC(self.model, self.optimizer, self.rates, schedule=schedule, **settings)
 
     def go(self, path=None, stop=None, every=1, steps=3):
-        """To the end, or until `stop` turns were begun; returns what came of it."""
+        """Run to the end and return self, or break off in turn `stop` and return None."""
         turns = self.acdc.epochs(path, every) if self.acdc.schedule.unit == "epoch" else self.acdc.steps(path, every)
         for count, turn in enumerate(turns):
             for step in range(steps):
@@ -67,19 +67,22 @@ class Run:
         return self
 
     def result(self):
-        state = {f"{half}.{name}": value for half, kept in self.acdc._states.items() for name, value in kept.items()}
-        for index, kept in enumerate(self.optimizer.state.values()):
-            state |= {f"{index}.{key}": torch.as_tensor(value) for key, value in kept.items()}
+        state = {
+            f"{half}.{name}": value for half, weights in self.acdc._states.items() for name, value in weights.items()
+        }
+        for index, momenta in enumerate(self.optimizer.state.values()):
+            state |= {f"{index}.{key}": torch.as_tensor(value) for key, value in momenta.items()}
         state["random"] = torch.get_rng_state()
         rest = (random.random(), np.random.rand(), self.counter.calls, self.rates.state_dict())
         return state, (rest, self.acdc.history, self.acdc.phases)
 
 
-def assert_same(one, other):
-    assert one[0].keys() == other[0].keys()
-    for name, value in one[0].items():
-        assert torch.equal(value, other[0][name]), name
-    assert one[1] == other[1]
+def assert_same(actual, expected):
+    (tensors, values), (expected_tensors, expected_values) = actual, expected
+    assert tensors.keys() == expected_tensors.keys()
+    for name, value in tensors.items():
+        assert torch.equal(value, expected_tensors[name]), name
+    assert values == expected_values
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])

@@ -1,4 +1,4 @@
-"""Surviving weights move exactly as an optimizer over them alone would move them."""
+"""Kept weights move exactly as an optimizer over them alone would move them."""
 
 import shutil
 
@@ -16,32 +16,32 @@ SCHEDULE = Schedule.of([1, 2, 1, 1])
 WEIGHTS = ["0.weight", "4.weight"]
 
 
-class Survivors:
-    """The same network, whose pruned weights don't exist: each weight is scattered from a vector of survivors."""
+class KeptAlone:
+    """The same network without its dropped weights: each weight is scattered from a vector of the kept ones."""
 
     def __init__(self, model, optimizer, make):
         self.model = model
-        self.alive = {name: dict(model.named_parameters())[name].detach() != 0 for name in WEIGHTS}
+        self.kept = {name: dict(model.named_parameters())[name].detach() != 0 for name in WEIGHTS}
         self.parameters = {}
         for name, parameter in model.named_parameters():
             value = parameter.detach()
-            value = value[self.alive[name]] if name in self.alive else value
+            value = value[self.kept[name]] if name in self.kept else value
             self.parameters[name] = nn.Parameter(value.clone())
         self.optimizer = make(self.parameters.values())
         for name, parameter in model.named_parameters():
             for key, value in optimizer.state[parameter].items():
                 shaped = isinstance(value, torch.Tensor) and value.shape == parameter.shape
-                value = value[self.alive[name]] if shaped and name in self.alive else value
+                value = value[self.kept[name]] if shaped and name in self.kept else value
                 value = value.clone() if isinstance(value, torch.Tensor) else value
                 self.optimizer.state[self.parameters[name]][key] = value
 
     def full(self):
-        def whole(name, value):
-            if name not in self.alive:
+        def scattered(name, value):
+            if name not in self.kept:
                 return value
-            return torch.zeros(self.alive[name].shape).masked_scatter(self.alive[name], value)
+            return torch.zeros(self.kept[name].shape).masked_scatter(self.kept[name], value)
 
-        return {name: whole(name, value) for name, value in self.parameters.items()}
+        return {name: scattered(name, value) for name, value in self.parameters.items()}
 
     def step(self, x, y, clip):
         buffers = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
@@ -55,19 +55,19 @@ class Survivors:
 
 @pytest.mark.parametrize("clip", [None, 0.1])
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_a_sparse_phase_is_training_of_the_survivors_alone(name, clip):
+def test_a_sparse_phase_is_training_of_the_kept_weights_alone(name, clip):
     make = OPTIMIZERS[name]
     model = network()
     optimizer = make(model.parameters())
     acdc = ACDC(model, optimizer, schedule=SCHEDULE, pattern=Unstructured(0.7))
     steps = 0
     for epoch in acdc.epochs():
-        # Momentum of the dense phase before is there; the survivors keep theirs, and the others have none.
-        survivors = Survivors(model, optimizer, make) if epoch.index == 1 else None
+        # The kept weights keep the momentum of the dense phase before; the others have none.
+        kept_alone = KeptAlone(model, optimizer, make) if epoch.index == 1 else None
         for x, y in batches(epoch.index):
             if epoch.index in (1, 2) and epoch.half == "sparse":
                 if epoch.index == 1:
-                    expected = survivors
+                    expected = kept_alone
                 expected.step(x, y, clip)
             optimizer.zero_grad()
             F.cross_entropy(model(x), y).backward()
@@ -87,20 +87,20 @@ def test_a_step_that_a_scaler_skips_moves_nothing_and_an_infinity_among_the_drop
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
     acdc = ACDC(model, optimizer, schedule=SCHEDULE, pattern=Unstructured(0.7), also=[scaler])
     for epoch in acdc.epochs():
-        dead = (model[4].weight == 0).clone()
+        dropped = (model[4].weight == 0).clone()
         for x, y in batches(epoch.index):
             optimizer.zero_grad()
             scaler.scale(F.cross_entropy(model(x), y)).backward()
             if epoch.index == 1:
-                assert not model[4].weight.grad[dead].any()
-                model[4].weight.grad[~dead] = float("inf")
+                assert not model[4].weight.grad[dropped].any()
+                model[4].weight.grad[~dropped] = float("inf")
                 before = [parameter.detach().clone() for parameter in model.parameters()]
             scaler.step(optimizer)
             scaler.update()
             if epoch.index == 1:
                 assert all(torch.equal(*pair) for pair in zip(model.parameters(), before, strict=True))
             if epoch.kind == "sparse":
-                assert not model[4].weight[dead].any()
+                assert not model[4].weight[dropped].any()
 
 
 def test_what_a_loss_makes_infinite_only_among_the_dropped_reaches_no_optimizer():
@@ -109,11 +109,11 @@ def test_what_a_loss_makes_infinite_only_among_the_dropped_reaches_no_optimizer(
     acdc = ACDC(layer, optimizer, schedule=Schedule.of([1, 1]), pattern=NM(2, 4))
     for epoch in acdc.epochs():
         if epoch.kind == "sparse":
-            dead = layer.weight == 0
-            scale = torch.ones(4, 4).masked_fill(dead, float("inf"))
+            dropped = layer.weight == 0
+            scale = torch.ones(4, 4).masked_fill(dropped, float("inf"))
             (layer.weight * scale.nan_to_num(posinf=1e30) * 1e30).sum().backward()
             assert layer.weight.grad.isfinite().all()
-            assert not layer.weight.grad[dead].any()
+            assert not layer.weight.grad[dropped].any()
 
 
 def test_a_running_average_is_sparse_too_and_is_what_the_pair_holds(tmp_path):
@@ -167,11 +167,11 @@ def test_compiled_models_are_masked_too(backend):
     optimizer = OPTIMIZERS["sgd"](compiled.parameters())
     acdc = ACDC(compiled, optimizer, schedule=SCHEDULE, pattern=Unstructured(0.7))
     plain = network()
-    other = OPTIMIZERS["sgd"](plain.parameters())
-    expected = ACDC(plain, other, schedule=SCHEDULE, pattern=Unstructured(0.7))
+    plain_optimizer = OPTIMIZERS["sgd"](plain.parameters())
+    expected = ACDC(plain, plain_optimizer, schedule=SCHEDULE, pattern=Unstructured(0.7))
     for epoch, _ in zip(acdc.epochs(), expected.epochs(), strict=True):
         for x, y in batches(epoch.index):
-            for network_, chosen in ((compiled, optimizer), (plain, other)):
+            for network_, chosen in ((compiled, optimizer), (plain, plain_optimizer)):
                 chosen.zero_grad()
                 F.cross_entropy(network_(x), y).backward()
                 chosen.step()

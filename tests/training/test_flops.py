@@ -18,13 +18,13 @@ def test_flops_are_those_counted_by_hand():
     )
     model.train()
     before = model[1].running_mean.clone()
-    found = flops.count(model, (torch.randn(5, 3, 8, 8),))
-    assert found.uses == {"0.weight": 16, "4.weight": 4, "7.weight": 1}
-    assert found.weights == {"0.weight": 216, "4.weight": 72, "7.weight": 80}
+    counted = flops.count(model, (torch.randn(5, 3, 8, 8),))
+    assert counted.uses == {"0.weight": 16, "4.weight": 4, "7.weight": 1}
+    assert counted.weights == {"0.weight": 216, "4.weight": 72, "7.weight": 80}
     #             bias + norm       + relu     + pool           + mean      + bias
-    assert found.rest == 8 * 16 + 2 * 8 * 16 + 8 * 16 + 4 * 8 * 4 + 8 * 2 * 2 + 10
-    assert found.total({}) == found.rest + 2 * (216 * 16 + 72 * 4 + 80)
-    assert found.total({"0.weight": 16, "7.weight": 8}) == found.rest + 2 * (16 * 16 + 72 * 4 + 8)
+    assert counted.rest == 8 * 16 + 2 * 8 * 16 + 8 * 16 + 4 * 8 * 4 + 8 * 2 * 2 + 10
+    assert counted.total({}) == counted.rest + 2 * (216 * 16 + 72 * 4 + 80)
+    assert counted.total({"0.weight": 16, "7.weight": 8}) == counted.rest + 2 * (16 * 16 + 72 * 4 + 8)
     assert model.training
     assert torch.equal(model[1].running_mean, before)  # nothing was learnt from counting
 
@@ -35,7 +35,7 @@ def test_a_linear_layer_costs_as_often_as_it_is_used():
 
 
 def test_the_cost_of_a_run_is_summed_over_its_phases():
-    found = flops.Flops(uses={"a": 10, "b": 1}, weights={"a": 100, "b": 50}, rest=8)
+    counted = flops.Flops(uses={"a": 10, "b": 1}, weights={"a": 100, "b": 50}, rest=8)
     dense = 8 + 2 * (1000 + 50)
     phases = [
         PhaseRecord("dense", 0, 2, {"a": 100}),
@@ -44,7 +44,7 @@ def test_the_cost_of_a_run_is_summed_over_its_phases():
         PhaseRecord("sparse", 5, 9, {"a": 10}),
     ]
     sparse, nearly = 8 + 2 * (100 + 50), 8 + 2 * (980 + 50)
-    cost = flops.cost(found, phases)
+    cost = flops.cost(counted, phases)
     assert (cost.dense, cost.sparse) == (dense, sparse)
     common = 2 * dense + sparse + 2 * nearly
     assert cost.training_sparse == 3 * (common + 4 * sparse)

@@ -1,4 +1,4 @@
-"""The pipelines' loop on a network and data that take a second, and the example of a loop of one's own."""
+"""The pipelines' loop runs on a network and data that take a second; so does the example of a loop of one's own."""
 
 import runpy
 from dataclasses import replace
@@ -80,8 +80,8 @@ def test_a_pipeline_trains_both_halves(pipeline, tmp_path):
     torch.manual_seed(456)
     train(pipeline, tmp_path / "again")
     for half in ("sparse", "dense"):
-        one, two = (load_file(tmp_path / name / f"{half}.safetensors") for name in ("pair", "again"))
-        assert all(np.array_equal(one[key], two[key]) for key in one)
+        weights, again = (load_file(tmp_path / name / f"{half}.safetensors") for name in ("pair", "again"))
+        assert all(np.array_equal(weights[key], again[key]) for key in weights)
 
 
 def test_the_judged_split_is_not_read(pipeline, tmp_path, monkeypatch):
@@ -102,7 +102,7 @@ def test_the_rate_warms_up_and_then_falls_to_zero(pipeline, tmp_path, monkeypatc
     pipeline = replace(pipeline, training=replace(pipeline.training, learning_rate=1.0, warmup_epochs=2))
     with pytest.warns(UserWarning, match="before `optimizer.step"):  # there are no steps here
         train(pipeline, tmp_path / "pair")
-    cosine = [0.5 * (1 + np.cos(np.pi * done / 8)) for done in range(8)]
+    cosine = [0.5 * (1 + np.cos(np.pi * epoch / 8)) for epoch in range(8)]
     np.testing.assert_allclose(rates, [0.5, 1.0, *cosine, *cosine[-3:]])
 
 
@@ -122,7 +122,7 @@ def test_a_loss_that_is_not_finite_names_epoch_and_phase(pipeline, tmp_path):
         ({"pattern": Pattern(sparsity=0.5, exclude=("body",))}, "excludes nothing"),
     ],
 )
-def test_what_does_not_fit_is_told_before_training(pipeline, tmp_path, monkeypatch, change, message):
+def test_what_does_not_fit_is_refused_before_training(pipeline, tmp_path, monkeypatch, change, message):
     monkeypatch.setattr(loop._Trainer, "steps", lambda *_: pytest.fail("trained"))
     with pytest.raises(UsageError, match=message):
         train(replace(pipeline, **change), tmp_path / "pair")
@@ -176,7 +176,7 @@ def test_a_run_has_to_be_as_long_as_its_schedule(pipeline, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("stop", [4, 11])
 def test_an_interrupted_run_goes_on_and_ends_with_the_same_pair(pipeline, tmp_path, stop):
-    """With everything that has a state: shifts, clipping, a running average, batch norms estimated anew."""
+    """The run has everything that has a state: shifts, clipping, a running average, batch norms estimated anew."""
     settings = replace(pipeline.training, clip_norm=1.0, average=0.9, reestimate_batch_norm=True)
     pipeline = replace(pipeline, training=settings)
     train(pipeline, tmp_path / "pair")
@@ -212,8 +212,8 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_pair(pipeline, tmp_pa
     train(pipeline, tmp_path / "again", progress)
     assert len(progress.details) == 1 + 13 - (stop - 1)  # the epochs that were left, and a jump to where it goes on
     for half in ("sparse", "dense"):
-        one, two = (load_file(tmp_path / name / f"{half}.safetensors") for name in ("pair", "again"))
-        assert all(np.array_equal(one[key], two[key]) for key in one)
+        weights, again = (load_file(tmp_path / name / f"{half}.safetensors") for name in ("pair", "again"))
+        assert all(np.array_equal(weights[key], again[key]) for key in weights)
     assert not (tmp_path / "again.checkpoint").exists()
 
 
@@ -222,17 +222,17 @@ def test_batch_norms_estimated_anew_are_those_of_the_weights_that_are_kept(pipel
     settings = replace(pipeline.training, reestimate_batch_norm=True, shift=0)
     train(replace(pipeline, training=settings), tmp_path / "pair")
     train(replace(pipeline, training=replace(settings, reestimate_batch_norm=False)), tmp_path / "plain")
-    one, two = (load_file(tmp_path / name / "sparse.safetensors") for name in ("pair", "plain"))
-    assert all(np.array_equal(one[key], two[key]) == ("running" not in key and "tracked" not in key) for key in one)
+    anew, plain = (load_file(tmp_path / name / "sparse.safetensors") for name in ("pair", "plain"))
+    assert all(np.array_equal(anew[key], plain[key]) == ("running" not in key and "tracked" not in key) for key in anew)
 
 
 def test_a_rehearsal_takes_a_step_in_each_phase_and_leaves_nothing(pipeline, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     before = sorted(tmp_path.iterdir())
-    found = rehearse(replace(pipeline, pattern=Pattern(kind="2:4")))
-    assert [kind for kind, _ in found.steps] == ["dense", "sparse", "dense", "sparse", "dense", "sparse", "twin"]
-    assert all(seconds > 0 for _, seconds in found.steps)
-    assert found.left_dense == {"stem.0": "1 input channels a filter are no multiple of 4"}
+    rehearsal = rehearse(replace(pipeline, pattern=Pattern(kind="2:4")))
+    assert [kind for kind, _ in rehearsal.steps] == ["dense", "sparse", "dense", "sparse", "dense", "sparse", "twin"]
+    assert all(seconds > 0 for _, seconds in rehearsal.steps)
+    assert rehearsal.left_dense == {"stem.0": "1 input channels a filter are no multiple of 4"}
     assert sorted(tmp_path.iterdir()) == before
 
 
@@ -247,17 +247,17 @@ def test_a_rehearsal_takes_a_step_in_each_phase_and_leaves_nothing(pipeline, tmp
     ],
 )
 def test_the_papers_pipelines_can_be_tried_without_their_images(name, phases, layers, tmp_path, monkeypatch):
-    """Each phase takes a step, and what comes of them is exported by the real exporter."""
+    """Each phase takes a step, and the real exporter exports the result."""
     pipeline = load_pipeline(name)
     if "torchvision" in pipeline.model.name:
         pytest.importorskip("torchvision", reason="torchvision is not installed")
     monkeypatch.chdir(tmp_path)  # where there is no data set
-    found = rehearse(pipeline)
-    assert [kind for kind, _ in found.steps] == [*["dense", "sparse"] * (phases // 2), "twin"]
-    assert all(np.isfinite(loss) for _, loss in found.steps)
-    assert len(found.layers) == layers
+    rehearsal = rehearse(pipeline)
+    assert [kind for kind, _ in rehearsal.steps] == [*["dense", "sparse"] * (phases // 2), "twin"]
+    assert all(np.isfinite(loss) for _, loss in rehearsal.steps)
+    assert len(rehearsal.layers) == layers
     share = 0.5 if pipeline.pattern.kind == "2:4" else pipeline.pattern.sparsity
-    assert all(share <= layer.zeros / layer.total < share + 0.01 for layer in found.layers.values())
+    assert all(share <= layer.zeros / layer.total < share + 0.01 for layer in rehearsal.layers.values())
     assert not [*tmp_path.iterdir()]
 
 

@@ -1,4 +1,4 @@
-"""Selection against the plainest way to do it: a stable sort of all magnitudes, laid end to end."""
+"""Selection agrees with the plainest way to do it: a stable sort of all magnitudes, laid end to end."""
 
 import numpy as np
 import pytest

@@ -1,1 +1,1 @@
-"""One file a pass, named in target.toml. Each offers `run(model, *, batch_size)`, which changes the model in place."""
+"""Passes, one file each, named in target.toml. Each has `run(model, *, batch_size)`, which works in place."""

@@ -1,7 +1,7 @@
-"""BatchNormalization that no layer could take up, as the product and the sum that it is.
+"""Rewrite a BatchNormalization that could not be folded into a layer as the Mul and Add that it is.
 
-Where one stands between other elementwise operators (DenseNet's do, behind Concat), DeepSparse runs it slower than
-these two, and before QuantizeLinear it stops with an assertion.
+DeepSparse runs these two faster where a batch norm stands between other elementwise operators (as DenseNet's do, behind
+Concat). Before QuantizeLinear a batch norm stops it with an assertion.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _EPSILON = 1e-5  # where the operator names none
 
 
 def run(model: ir.Model, *, batch_size: int) -> None:
-    """Rewrite each whose statistics are initializers."""
+    """Rewrite every batch norm whose statistics are initializers."""
     rewrite(model, [rule(_BatchNorm)])
 
 
@@ -29,12 +29,12 @@ class _BatchNorm(RewriteRuleClassBase):
     def check(
         self, context: Any, x: ir.Value, scale: Any, bias: Any, mean: Any, variance: Any, result: Any
     ) -> MatchResult:
-        found = MatchResult()
+        match = MatchResult()
         if x.shape is None:
-            return found.fail("of unknown rank")
+            return match.fail("its rank is not known")
         if any(constant(value) is None for value in (scale, bias, mean, variance)):
-            return found.fail("statistics that are computed")
-        return found
+            return match.fail("its statistics are computed")
+        return match
 
     def rewrite(
         self,
@@ -54,8 +54,8 @@ class _BatchNorm(RewriteRuleClassBase):
         )
         factor = gamma / np.sqrt(spread + node.attributes.get_float("epsilon", _EPSILON))
         along = (1, -1, *[1] * (len(x.shape) - 2))
-        product, offset = (
+        multiplier, offset = (
             op.Constant(value=ir.tensor(array.astype(np.float32).reshape(along)))
             for array in (factor, beta - centre * factor)
         )
-        return op.Add(op.Mul(x, product), offset)
+        return op.Add(op.Mul(x, multiplier), offset)

@@ -1,4 +1,4 @@
-"""Opset imports that no operator uses. Quantizers leave them, and some runtimes refuse unknown domains."""
+"""Drop opset imports that no operator uses. Quantizers leave them, and some runtimes refuse unknown domains."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ import onnx_ir as ir
 
 
 def run(model: ir.Model, *, batch_size: int) -> None:
-    """Drop them, in the graph and its functions."""
+    """Drop unused imports in the graph and its functions."""
     ir.passes.common.RemoveUnusedOpsetsPass()(model)

@@ -1,6 +1,6 @@
-"""BatchNormalization into the Conv or Gemm before it.
+"""Fold BatchNormalization into the Conv or Gemm before it.
 
-A weight becomes w * gamma / sqrt(var + eps), a factor for each output channel, so a zero stays a zero.
+A weight becomes w * gamma / sqrt(var + eps), one factor for each output channel, so a zero stays a zero.
 Canonical graphs come unfolded, so that their weights are the ones of the state dict.
 """
 
@@ -12,7 +12,7 @@ from onnxscript.rewriter.rules import common as rules
 
 
 def run(model: ir.Model, *, batch_size: int) -> None:
-    """Fold wherever the batch norm's statistics are initializers and nothing else reads its input."""
+    """Fold each batch norm whose statistics are initializers and whose input nothing else reads."""
     RewriteRuleSet(
         [
             rules.fuse_batchnorm_into_conv_rule,

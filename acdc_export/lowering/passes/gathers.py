@@ -1,7 +1,8 @@
-"""Gathers whose indices are constant: of constants, computed; of everything in its order, reshaped.
+"""Remove gathers whose indices are constant.
 
-Masks and positions are looked up so, in graphs that are then static: transformers' mask by GatherND with an index for
-each position, its token types by GatherElements of a buffer. What is left of them would run off the sparse path.
+A gather of a constant is computed here. A gather of everything in its order becomes a Reshape. Transformers look up
+masks and positions this way: the mask by GatherND with an index for each position, token types by GatherElements of a
+buffer. In a static graph the indices are constants. A gather that stays would run off the sparse path.
 """
 
 from __future__ import annotations
@@ -30,9 +31,8 @@ def _gather(data: Array, indices: Array, node: ir.Node) -> Array:
 
 def _gather_elements(data: Array, indices: Array, node: ir.Node) -> Array:
     axis = node.attributes.get_int("axis", 0)
-    grid: list[Array] = list(
-        np.indices(indices.shape, sparse=True)
-    )  # positions in `data` as in `indices`, but along one axis
+    # Positions in `data` are those in `indices`, but along one axis.
+    grid: list[Array] = list(np.indices(indices.shape, sparse=True))
     grid[axis] = indices
     return np.asarray(data[tuple(grid)])
 
@@ -57,18 +57,18 @@ class _Gathered(RewriteRuleClassBase):
         return getattr(op, self.operator)(data, indices, _outputs=["result"])
 
     def check(self, context: Any, data: ir.Value, indices: ir.Value, result: ir.Value) -> MatchResult:
-        found = MatchResult()
+        match = MatchResult()
         node, shape, chosen = result.producer(), static_shape(data), constant(indices)
         assert node is not None
         if shape is None or chosen is None or node.attributes.get_int("batch_dims", 0) != 0:
-            return found.fail("what it takes is known when it runs")
+            return match.fail("its shape or indices are known only when it runs")
         everything = np.arange(np.prod(shape, dtype=np.int64)).reshape(shape)
         order = self.look_up(everything, chosen, node)
         if constant(data) is not None and order.size > everything.size:
-            return found.fail("the file would grow")  # a row of a table for every position and sample
+            return match.fail("the file would grow")  # by a row of a table for every position and sample
         if constant(data) is None and not np.array_equal(order.ravel(), everything.ravel()):
-            return found.fail("it chooses, or changes the order")
-        return found
+            return match.fail("it chooses, or changes the order")
+        return match
 
     def rewrite(self, op: Any, data: ir.Value, indices: ir.Value, result: ir.Value) -> Any:
         node, known, chosen = result.producer(), constant(data), constant(indices)

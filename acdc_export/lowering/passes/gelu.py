@@ -1,7 +1,7 @@
-"""GELU by the error function, whatever the order of its factors, into x / √2 -> Erf -> + 1 -> · x -> · 0.5.
+"""Rewrite GELU by the error function, in any order of its factors, as x / √2 -> Erf -> + 1 -> · x -> · 0.5.
 
-DeepSparse knows Erf in this one form, in which TorchScript wrote it. torch.export's halves another factor first, and so
-do others; that alone takes each GELU off the sparse path.
+DeepSparse knows Erf in this one form, in which TorchScript wrote it. torch.export and others halve another factor
+first, and that alone takes each GELU off the sparse path.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def run(model: ir.Model, *, batch_size: int) -> None:
 
 
 class _Form:
-    """x over the root of two in one way, the three factors in another."""
+    """A form of GELU: `root` is the way to write x / √2, `order` the order of the three factors."""
 
     def __init__(self, root: Any, order: Any) -> None:
         self.root, self.order = root, order

@@ -1,6 +1,6 @@
-"""ReduceMean over height and width, as `x.mean((2, 3))` is exported, into GlobalAveragePool.
+"""Rewrite ReduceMean over height and width, as `x.mean((2, 3))` is exported, as GlobalAveragePool.
 
-DeepSparse has only the latter on its sparse path: a ReduceMean leaves it, without any error.
+DeepSparse has only GlobalAveragePool on its sparse path. A ReduceMean leaves the path without any error.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def _is_spatial(node: ir.Node) -> bool:
 
 
 def _axes(node: ir.Node) -> list[int] | None:
-    """The axes: an attribute up to opset 17, an input since 18. None where they are computed."""
+    """Return the axes: an attribute up to opset 17, an input since 18. None if they are computed."""
     if "axes" in node.attributes:
         return list(node.attributes["axes"].as_ints())
     if len(node.inputs) < 2 or node.inputs[1] is None or node.inputs[1].const_value is None:

@@ -1,6 +1,6 @@
-"""HardSwish and HardSigmoid into the sums and clips that they stand for.
+"""Rewrite HardSwish and HardSigmoid as the sums and clips that they stand for.
 
-DeepSparse knows neither operator; one HardSwish takes the whole graph off the sparse path.
+DeepSparse knows neither operator. One HardSwish takes the whole graph off the sparse path.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _ALPHA, _BETA = 0.2, 0.5  # of HardSigmoid, where it names none
 
 
 def run(model: ir.Model, *, batch_size: int) -> None:
-    """Rewrite each of both."""
+    """Rewrite every HardSwish and HardSigmoid."""
     rewrite(model, [RewriteRule(lambda op, x: op.HardSwish(x), _hard_swish), rule(_HardSigmoid)])
 
 
@@ -35,7 +35,7 @@ class _HardSigmoid(RewriteRuleClassBase):
 
 
 def _ramp(op: Any, x: ir.Value, alpha: float, beta: float) -> Any:
-    """max(0, min(1, alpha · x + beta)), as (x + beta / alpha), clipped, times alpha."""
+    """Return max(0, min(1, alpha · x + beta)), written as alpha times a clipped (x + beta / alpha)."""
     shifted = op.Add(x, op.Constant(value_float=beta / alpha))
     clipped = op.Clip(shifted, op.Constant(value_float=0.0), op.Constant(value_float=1 / alpha))
     return op.Mul(clipped, op.Constant(value_float=alpha))

@@ -1,4 +1,4 @@
-"""LayerNormalization, an operator since opset 17, into the arithmetic that it stands for.
+"""Rewrite LayerNormalization, an operator since opset 17, as the arithmetic that it stands for.
 
 DeepSparse doesn't know the operator. It knows mean, differences, squares and root: the form in which exporters wrote it
 before opset 17.
@@ -14,15 +14,15 @@ from onnxscript.rewriter import MatchResult, RewriteRuleClassBase
 from ..rewriting import rewrite, rule
 
 _EPSILON = 1e-5  # where the operator names none
-_AXES_AS_INPUT = 18  # the opset from which on ReduceMean takes its axes so
+_AXES_AS_INPUT = 18  # since this opset ReduceMean takes its axes as an input
 
 
 def run(model: ir.Model, *, batch_size: int) -> None:
-    """Rewrite every LayerNormalization of float32 whose mean and deviation nothing reads."""
-    rewrite(model, [rule(_Spelled, model.opset_imports.get("", 0))])
+    """Rewrite every LayerNormalization of float32 whose other outputs, mean and deviation, nothing reads."""
+    rewrite(model, [rule(_LayerNorm, model.opset_imports.get("", 0))])
 
 
-class _Spelled(RewriteRuleClassBase):
+class _LayerNorm(RewriteRuleClassBase):
     def __init__(self, opset: int) -> None:
         super().__init__()
         self.opset = opset
@@ -31,12 +31,12 @@ class _Spelled(RewriteRuleClassBase):
         return op.LayerNormalization(x, _allow_other_inputs=True, _outputs=["result"])
 
     def check(self, context: Any, x: ir.Value, result: ir.Value) -> MatchResult:
-        found = MatchResult()
+        match = MatchResult()
         if x.dtype != ir.DataType.FLOAT:  # `stash_type` asks for casts of others
-            return found.fail("not known to be float32")
+            return match.fail("not known to be float32")
         if x.shape is None:
-            return found.fail("its rank is not known")
-        return found
+            return match.fail("its rank is not known")
+        return match
 
     def rewrite(self, op: Any, x: ir.Value, result: ir.Value) -> Any:
         node = result.producer()

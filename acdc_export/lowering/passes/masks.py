@@ -1,7 +1,7 @@
-"""What masks of attention are made of, less of it: once for all layers, without a mask that lets everything through.
+"""Simplify the masks of attention: compute them once for all layers, and drop a mask that lets everything through.
 
-A padding mask comes joined with one for the rows, which is true throughout, in each layer anew. DeepSparse doesn't know
-the And that joins them.
+Every layer joins the padding mask anew with a mask for the rows, which is true throughout. DeepSparse doesn't know the
+And that joins them.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from onnxscript.rewriter import MatchResult, RewriteRuleClassBase
 
 from ..rewriting import constant, rewrite, rule, static_shape
 
-_SMALL = 1024  # numbers in an initializer that is compared with others; weights are not
+_SMALL = 1024  # the most numbers in an initializer that is compared with others; weights have more
 
 
 def run(model: ir.Model, *, batch_size: int) -> None:
-    """Drop what is true throughout from what is added by a Where, and compute what is the same only once."""
+    """Drop masks that are true throughout from what a Where adds to scores, and compute equal values only once."""
     rewrite(model, [rule(_Joined)], commute=True)
     passes = ir.passes.common
     passes.DeduplicateInitializersPass(size_limit=_SMALL)(model)
@@ -28,7 +28,7 @@ def run(model: ir.Model, *, batch_size: int) -> None:
 
 class _Joined(RewriteRuleClassBase):
     def __init__(self) -> None:
-        super().__init__(remove_nodes=False)  # layers share them; what none of them needs any more goes later
+        super().__init__(remove_nodes=False)  # layers share nodes; unused ones are removed afterwards
 
     def pattern(self, op: Any, scores: Any, everything: Any, mask: Any, kept: Any, hidden: Any) -> Any:
         return op.Add(scores, op.Where(op.And(everything, mask), kept, hidden))
@@ -36,16 +36,16 @@ class _Joined(RewriteRuleClassBase):
     def check(
         self, context: Any, scores: ir.Value, everything: ir.Value, mask: ir.Value, kept: ir.Value, hidden: ir.Value
     ) -> MatchResult:
-        found = MatchResult()
+        match = MatchResult()
         shape, narrow, passing = static_shape(scores), static_shape(mask), constant(everything)
         if passing is None or not passing.all():
-            return found.fail("it hides something")
+            return match.fail("it hides something")
         if shape is None or narrow is None or static_shape(kept) != () or static_shape(hidden) != ():
-            return found.fail("how it is broadcast is not known")
-        for part in (narrow, passing.shape):
-            if len(part) > len(shape) or np.broadcast_shapes(part, shape) != shape:
-                return found.fail("it makes the scores larger")
-        return found
+            return match.fail("its broadcasting is not known")
+        for mask_shape in (narrow, passing.shape):
+            if len(mask_shape) > len(shape) or np.broadcast_shapes(mask_shape, shape) != shape:
+                return match.fail("it makes the scores larger")
+        return match
 
     def rewrite(
         self, op: Any, scores: ir.Value, everything: ir.Value, mask: ir.Value, kept: ir.Value, hidden: ir.Value

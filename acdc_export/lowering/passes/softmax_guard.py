@@ -1,8 +1,8 @@
-"""The guard that torch puts behind the softmax of attention, `Where(IsNaN(p), 0, p)`, left out where it never acts.
+"""Leave out the guard that torch puts behind the softmax of attention, `Where(IsNaN(p), 0, p)`, if it never acts.
 
-A softmax is NaN for a row that is -inf throughout, as a mask of -inf can leave it; masks of the largest negative
-number, which the exporter writes for a boolean one, can't. DeepSparse doesn't know IsNaN. (Activations that are
-themselves NaN or infinite stay NaN, where the guard would have hidden them.)
+DeepSparse doesn't know IsNaN. A softmax is NaN for a row that is -inf throughout, as a mask of -inf can leave it. Masks
+of the largest negative number, which the exporter writes for a boolean one, can't. (Activations that are themselves NaN
+or infinite stay NaN, where the guard would have hidden them.)
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from onnxscript.rewriter import MatchResult, RewriteRuleClassBase
 from ..rewriting import constant, rewrite, rule
 
 _COMPUTED = {"MatMul", "Gemm", "Mul", "Div", "Reshape", "Transpose"}
-"""What gives finite numbers as long as activations are: the products of attention, and what scales or moves them."""
+"""Operators that give finite numbers for finite activations: attention's matrix products, scaling and moving."""
 
 
 def run(model: ir.Model, *, batch_size: int) -> None:
-    """Leave it out wherever what is added to the softmax's input is known to leave something finite in each row."""
+    """Leave the guard out wherever the softmax's input is known to have something finite in each row."""
     rewrite(model, [rule(_Guard)])
 
 
@@ -30,8 +30,8 @@ class _Guard(RewriteRuleClassBase):
         return op.Where(op.IsNaN(shares), 0.0, shares)
 
     def check(self, context: Any, scores: ir.Value, shares: ir.Value) -> MatchResult:
-        found = MatchResult()
-        return found if _is_finite(scores) else found.fail("a row may be -inf throughout")
+        match = MatchResult()
+        return match if _is_finite(scores) else match.fail("a row may be -inf throughout")
 
     def rewrite(self, op: Any, scores: ir.Value, shares: ir.Value) -> Any:
         node = shares.producer()
@@ -40,7 +40,7 @@ class _Guard(RewriteRuleClassBase):
 
 
 def _is_finite(value: ir.Value | None) -> bool:
-    """Whether a value is finite by how it is made."""
+    """Whether a value is finite, judged by the operators that compute it."""
     if value is None:
         return False
     array = constant(value)

@@ -1,4 +1,4 @@
-"""Split into equal parts gets their sizes as an input: DeepSparse knows it in no other form."""
+"""Give a Split into equal parts its sizes as an input: DeepSparse knows it in no other form."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ..rewriting import static_shape
 
 
 def run(model: ir.Model, *, batch_size: int) -> None:
-    """Give every Split of an axis of known length, and of no named sizes, the sizes that it has."""
+    """Give sizes to every Split that names none and splits an axis of known length."""
     for node in model.graph:
         if node.op_type != "Split" or (len(node.inputs) > 1 and node.inputs[1] is not None):
             continue

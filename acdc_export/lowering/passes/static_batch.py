@@ -1,4 +1,4 @@
-"""One batch size, written into the graph: some engines choose their kernels by it, and some go slow without it."""
+"""Write one batch size into the graph: some engines choose their kernels by it, and some are slow without it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ...errors import GraphError
 
 
 def run(model: ir.Model, *, batch_size: int) -> None:
-    """Set the first dimension of every input to `batch_size`, and fold what computed shapes from it.
+    """Set the first dimension of every input to `batch_size`, and fold computed shapes into constants.
 
     Raises:
         GraphError: an input has another dynamic dimension, or a rank that is not known.
@@ -31,15 +31,18 @@ def run(model: ir.Model, *, batch_size: int) -> None:
         value.shape = ir.Shape(sizes)
     for node in model.graph:
         for output in node.outputs:
-            output.shape = None  # they named the symbolic batch; inferred anew below
+            output.shape = None  # it names the symbolic batch; shapes are inferred anew below
     for value in model.graph.outputs:
         value.shape = None
     ir.passes.common.ShapeInferencePass()(model)
-    # It infers as it folds: a reshape to a shape that was computed has one of its own only when that one is known.
+    # It infers as it folds: a Reshape to a computed shape has a known shape only once that shape is folded.
     optimizer.fold_constants(model, onnx_shape_inference=True, should_fold=_is_evaluated_well)
     ir.passes.common.RemoveUnusedNodesPass()(model)
 
 
 def _is_evaluated_well(node: ir.Node) -> bool | None:
-    """False for what onnx's reference evaluator fails at: it wants as many indices as there are data. None: it may."""
+    """Return False for GatherElements, at which onnx's reference evaluator fails: it wants as many indices as data.
+
+    None leaves the choice to the optimizer.
+    """
     return False if node.op_type == "GatherElements" else None

@@ -1,48 +1,43 @@
-"""From a float graph to one of integers.
+"""From an FP32 graph to INT8.
 
-`prepare` folds and equalizes; `calibrate` records, on samples, what every activation is like; a scheme then writes
-the integers in the form that a kind of runtime fuses; and `exact` says what such a graph means.
+`fold` folds batch norms and equalizes layers. `calibrate` records, on samples, the range and mean of every activation.
+A scheme then writes INT8 in the form that a kind of runtime fuses. `dequantized` says what such a graph means.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
 import onnx_ir as ir
 
 from ..audit import load
 from ..passes import fold_batchnorm
-from . import convinteger, dequantized, equalize, qdq, worthwhile
+from . import dequantized, equalize, worthwhile
 from .calibration import Calibration, Range, calibrate, instrument
 from .layers import find
 
 __all__ = [
-    "SCHEMES",
     "Calibrated",
     "Calibration",
     "Quantization",
     "Range",
     "calibrate",
     "dequantized",
-    "faster_in_float",
+    "faster_in_fp32",
+    "fold",
     "instrument",
     "layer_names",
-    "prepare",
 ]
-
-SCHEMES: dict[str, Callable[[ir.Model, Calibration, Collection[str], int], None]] = {
-    "convinteger": convinteger.run,
-    "qdq": qdq.run,
-}
 
 
 @dataclass(frozen=True)
 class Calibrated:
-    """What `prepare` wrote, and what was found out there: the same for all schemes."""
+    """What `fold` wrote, and what calibration measured on it: the same for all schemes."""
 
-    prepared: Path
+    folded: Path
     calibration: Calibration
 
 
@@ -51,19 +46,20 @@ class Quantization:
     """How a graph is to be quantized."""
 
     calibrated: Calibrated
-    scheme: str  # one of SCHEMES
-    keep: tuple[str, ...] = ()  # layers left in float, by their weights' names
+    scheme: str  # a module of `schemes`
+    keep: tuple[str, ...] = ()  # layers that stay in FP32, by their weights' names
     weight_bits: int = 8  # 7 where a processor adds pairs of products in 16 bits: none of those then saturates
 
     def run(self, model: ir.Model) -> None:
-        """Quantize a model, lowered from what `prepare` wrote, in place."""
-        SCHEMES[self.scheme](model, self.calibrated.calibration, self.keep, self.weight_bits)
+        """Quantize a model in place. It has to come from what `fold` wrote."""
+        scheme = import_module(f".schemes.{self.scheme}", __package__)
+        scheme.run(model, self.calibrated.calibration, self.keep, self.weight_bits)
 
 
-def prepare(source: Path, destination: Path) -> None:
+def fold(source: Path, destination: Path) -> None:
     """Write the canonical graph `source` as it is calibrated: batch norms folded, layers equalized.
 
-    It computes what it did before, and the names of its activations are those of every graph lowered from it.
+    It computes what it did before. The names of its activations are those of every graph lowered from it.
     """
     model = load(source)
     fold_batchnorm.run(model, batch_size=1)
@@ -72,12 +68,12 @@ def prepare(source: Path, destination: Path) -> None:
     ir.save(model, destination)
 
 
-def faster_in_float(calibrated: Calibrated, scheme: str, keep: Collection[str], *, vnni: bool) -> tuple[str, ...]:
-    """The layers that integers of a scheme make slower, by their weights' names, where `keep` stay in float anyway."""
-    if scheme != "convinteger":
-        return ()  # what a GPU gains by them was not measured
-    products = worthwhile.PRODUCTS_VNNI if vnni else worthwhile.PRODUCTS
-    return tuple(worthwhile.faster_in_float(load(calibrated.prepared), products, keep))
+def faster_in_fp32(calibrated: Calibrated, least_macs: float, keep: Collection[str]) -> tuple[str, ...]:
+    """The layers that INT8 makes slower, by their weights' names, where `keep` stay in FP32 anyway.
+
+    A layer pays from `least_macs` MACs for each value that is converted on.
+    """
+    return tuple(worthwhile.faster_in_fp32(load(calibrated.folded), least_macs, keep)) if least_macs else ()
 
 
 def layer_names(path: Path) -> list[str]:

@@ -1,6 +1,6 @@
-"""What quantization has to know of the activations: their ranges and means, on samples of the training split.
+"""Calibration: the range and mean of every activation, on samples of the training split.
 
-One record serves every scheme: it belongs to the network, not to a target.
+One calibration serves every scheme: it belongs to the network, not to a target.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ Run = Callable[[Arrays], Arrays]
 Method = Literal["min-max", "percentile", "mse"]
 
 _BINS = 2048
-_SOME = 2**15  # values of an activation that are kept of each batch, chosen at random
-_PERCENTILE = 99.99  # of the values, between the two ends
-_STEPS = 64  # ranges that are tried for the least error
+_KEPT = 2**15  # values of an activation that are kept of each batch, chosen at random
+_PERCENTILE = 99.99  # percent of the values that lie between the two ends
+_TRIED = 64  # ranges that are tried for the least error
 _LEVELS = 255
 
 
 @dataclass(frozen=True)
 class Range:
-    """The values of an activation that are told apart; others become the nearest of these. Zero is among them."""
+    """The range of an activation that INT8 represents, zero included. Values outside become the nearest end."""
 
     low: float
     high: float
@@ -39,7 +39,7 @@ class Range:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Of each activation that goes into a layer, by its name in the graph."""
+    """Range and mean of each activation that goes into a layer, by its name in the graph."""
 
     method: Method
     samples: int
@@ -47,7 +47,7 @@ class Calibration:
     means: dict[str, NDArray[np.float64]]  # by channel, (channels,)
 
     def range_of(self, activation: str, layer: str) -> Range:
-        """The range of an activation that goes into a layer. Raises `GraphError` where it was not calibrated."""
+        """Return the range of an activation that goes into `layer`. Raises `GraphError` if it was not calibrated."""
         if activation not in self.ranges:
             raise GraphError(
                 f"The activation {activation}, which goes into {layer}, was not calibrated.",
@@ -57,9 +57,9 @@ class Calibration:
 
 
 def instrument(source: Path, destination: Path) -> dict[str, int]:
-    """Write the graph `source` with every activation that goes into a layer as an output more.
+    """Write the graph `source` with every activation that goes into a layer as an additional output.
 
-    Returns these by name, each with the axis of its channels.
+    Returns the axis of the channels of each activation, by name.
     """
     model = load(source)
     watched: dict[str, int] = {}
@@ -75,46 +75,49 @@ def instrument(source: Path, destination: Path) -> dict[str, int]:
 
 
 def calibrate(run: Run, batches: Iterable[Arrays], watched: Mapping[str, int], method: Method = "mse") -> Calibration:
-    """Ranges and means of the `watched` values, which `run` gives for a batch of inputs.
+    """Return ranges and means of the `watched` values, which `run` gives for a batch of inputs.
 
-    The ends of a range and the means are of all values; what lies between the ends is told by some of them.
+    Ends of ranges and means come from all values. The distribution between the ends comes from a random sample of them.
+
+    Args:
+        watched: the axis of the channels of each activation, by name.
 
     Raises:
-        CalibrationError: no samples, values that are not finite, or an activation that is always the same.
+        CalibrationError: there are no samples, values are not finite, or an activation is always the same.
     """
     random = np.random.default_rng(0)
-    seen = {name: _Seen() for name in watched}
+    statistics = {name: _Statistics() for name in watched}
     samples = 0
     for inputs in batches:
         samples += len(next(iter(inputs.values())))
-        found = {**inputs, **run(inputs)}
+        activations = {**inputs, **run(inputs)}
         for name, axis in watched.items():
-            seen[name].add(name, found[name], axis, random)
+            statistics[name].add(name, activations[name], axis, random)
     if not samples:
         raise CalibrationError("There are no samples to calibrate with.", "Give some of the training split.")
-    for name, one in seen.items():
-        if one.least == one.greatest:
+    for name, activation in statistics.items():
+        if activation.least == activation.greatest:
             raise CalibrationError(
-                f"The activation {name} is {one.least:g} for all samples.",
+                f"The activation {name} is {activation.least:g} for all samples.",
                 "Calibrate with more, and other, samples; a layer that gives the same for all of them is dead.",
             )
     narrowed = {"min-max": lambda counts, ends: ends, "percentile": _percentile, "mse": _least_error}[method]
     return Calibration(
         method,
         samples,
-        ranges={name: narrowed(one.counts(), one.ends) for name, one in seen.items()},
-        means={name: one.total / one.count for name, one in seen.items()},
+        ranges={name: narrowed(activation.counts(), activation.ends) for name, activation in statistics.items()},
+        means={name: activation.total / activation.count for name, activation in statistics.items()},
     )
 
 
-class _Seen:
-    """What was seen of an activation."""
+class _Statistics:
+    """Statistics of one activation, gathered batch by batch."""
 
     def __init__(self) -> None:
         self.least, self.greatest = np.inf, -np.inf
-        self.total: NDArray[np.float64] = np.zeros(1)  # by channel,
-        self.count = 0  # of so many values each
-        self._some: list[NDArray[np.float32]] = []
+        self.total: NDArray[np.float64] = np.zeros(1)  # sum of the values of each channel, (channels,)
+        self.count = 0  # values of each channel
+        self._kept: list[NDArray[np.float32]] = []
 
     def add(self, name: str, array: NDArray[np.float32], axis: int, random: np.random.Generator) -> None:
         low, high = float(array.min()), float(array.max())
@@ -127,20 +130,20 @@ class _Seen:
         self.total = self.total + array.sum(axis=others, dtype=np.float64)
         self.count += array.size // array.shape[axis]
         values = array.ravel()
-        self._some.append(values if values.size <= _SOME else values[random.integers(0, values.size, _SOME)])
+        self._kept.append(values if values.size <= _KEPT else values[random.integers(0, values.size, _KEPT)])
 
     @property
     def ends(self) -> Range:
-        """The least and the greatest value, and zero."""
+        """The range from the least to the greatest value, zero included."""
         return Range(min(0.0, self.least), max(0.0, self.greatest))
 
     def counts(self) -> NDArray[np.int64]:
-        """How many of some values are in each bin between the ends."""
-        return np.histogram(np.concatenate(self._some), _BINS, (self.ends.low, self.ends.high))[0]
+        """Return how many of the kept values lie in each bin between the ends, (bins,)."""
+        return np.histogram(np.concatenate(self._kept), _BINS, (self.ends.low, self.ends.high))[0]
 
 
 def _percentile(counts: NDArray[np.int64], ends: Range) -> Range:
-    """Without the outermost values at both ends."""
+    """Return the range without the outermost values at both ends."""
     edges = np.linspace(ends.low, ends.high, _BINS + 1)
     share = np.cumsum(counts) / counts.sum()
     outside = (1 - _PERCENTILE / 100) / 2
@@ -150,11 +153,11 @@ def _percentile(counts: NDArray[np.int64], ends: Range) -> Range:
 
 
 def _least_error(counts: NDArray[np.int64], ends: Range) -> Range:
-    """The range, both ends drawn in alike, whose 256 levels leave the least mean squared error."""
+    """Return the range whose 256 levels leave the least mean squared error; both ends are drawn in alike."""
     width = (ends.high - ends.low) / _BINS
     centres = ends.low + width * (np.arange(_BINS) + 0.5)
     best, least = ends, np.inf
-    for share in np.linspace(1.0, 0.3, _STEPS):
+    for share in np.linspace(1.0, 0.3, _TRIED):
         low, high = share * ends.low, share * ends.high
         step = (high - low) / _LEVELS
         error = float(counts @ (np.clip(np.round(centres / step) * step, low, high) - centres) ** 2)

@@ -1,9 +1,9 @@
 """Cross-layer equalization: the channels between two layers are rescaled until both have weights of like ranges.
 
 Where a weight has one scale for all of its channels, the largest channel decides it, and small channels are left with
-few levels. relu(s x) = s relu(x) for s > 0 lets a factor move from a layer's output channel to the input channel of the
-next one, which changes nothing in what the network computes (Nagel et al. 2019, arXiv 1906.04721, section 4.1), and no
-zero.
+few levels. relu(s x) = s relu(x) for s > 0, so a factor can move from a layer's output channel to the next layer's
+input channel. The network computes what it did before (Nagel et al. 2019, arXiv 1906.04721, section 4.1), and zeros
+stay zeros.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from numpy.typing import NDArray
 from .layers import Layer, constant, find, is_only, replace_constant
 
 _BETWEEN = {"Relu", "LeakyRelu", "MaxPool", "AveragePool", "GlobalAveragePool", "Dropout", "Identity"}
-"""Operators f with f(s x) = s f(x), channel by channel."""
+"""Operators f with f(s x) = s f(x) for each channel."""
 
-_ROUNDS = 10  # a layer is in two pairs, so that one round doesn't settle both
+_ROUNDS = 10  # a layer is in up to two pairs, so one round doesn't settle them
 _ENOUGH = 1.01  # a round that moves no channel by a larger factor was the last
 
 
 def run(model: ir.Model) -> int:
-    """Equalize a model in place, whose batch norms are folded. Returns how many pairs of layers there were."""
+    """Equalize a model in place; its batch norms must be folded. Returns how many pairs of layers there were."""
     pairs = list(_pairs(model))
     for _ in range(_ROUNDS):
         moved = [_equalize(before, after) for before, after in pairs]
@@ -72,10 +72,10 @@ def _is_spatial_mean(node: ir.Node) -> bool:
 
 
 def _equalize(before: Layer, after: Layer) -> float:
-    """Move factors between two layers, and return the largest of them or of their inverses."""
+    """Move factors between two layers. Returns the largest of the factors and their inverses."""
     rows = np.abs(before.matrix()).max(axis=1)
     channels, reach = len(rows), _by_input_channel(after)
-    repeated = len(reach) // channels  # of Flatten, which makes each channel several
+    repeated = len(reach) // channels  # Flatten turns each channel into several
     columns = reach.reshape(channels, repeated).max(axis=1)
     alive = (rows > 0) & (columns > 0)
     factors = np.ones(channels, dtype=np.float32)
@@ -88,9 +88,9 @@ def _equalize(before: Layer, after: Layer) -> float:
 
 
 def _by_input_channel(layer: Layer) -> NDArray[np.float32]:
-    """The largest magnitude of the weights that read each input channel, (channels,)."""
+    """Return the largest magnitude of the weights that read each input channel, (channels,)."""
     magnitudes = np.moveaxis(np.abs(layer.array), (layer.outputs, layer.inputs), (0, 1))
-    by_group = magnitudes.reshape(layer.groups, -1, *magnitudes.shape[1:])  # groups, outputs, inputs, ...
+    by_group = magnitudes.reshape(layer.groups, -1, *magnitudes.shape[1:])  # (groups, outputs, inputs, ...)
     reach: NDArray[np.float32] = np.moveaxis(by_group, 2, 1).reshape(by_group.shape[0] * by_group.shape[2], -1)
     return reach.max(axis=1)  # type: ignore[no-any-return]
 
@@ -104,7 +104,7 @@ def _scale_inputs(layer: Layer, factors: NDArray[np.float32]) -> None:
     if layer.groups == 1:
         _scale(layer.weight, layer.inputs, factors)
         return
-    array = layer.array  # a Conv: (outputs, inputs of a group, ...)
+    array = layer.array  # of a Conv: (outputs, inputs of a group, ...)
     grouped = array.reshape(layer.groups, -1, *array.shape[1:])
     by_group = factors.reshape(layer.groups, 1, array.shape[1], *[1] * (array.ndim - 2))
     replace_constant(layer.weight, (grouped * by_group).reshape(array.shape))

@@ -1,4 +1,4 @@
-"""The weighted operators of a graph, as quantization sees them: what goes in, the weight, the bias, and which axes."""
+"""The layers that quantization works on: weighted operators with their activation, weight, bias and axes."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from ..audit import inner_axis, weight_of
 
-FLOAT = ("Conv", "Gemm", "MatMul")
-"""What is quantized. ConvTranspose is not: no runtime at hand has an integer form of it."""
+QUANTIZABLE = ("Conv", "Gemm", "MatMul")
+"""Operators that are quantized. ConvTranspose is not: no runtime at hand has an INT8 form of it."""
 
 
 @dataclass(frozen=True)
@@ -23,57 +23,57 @@ class Layer:
     node: ir.Node
     weight: ir.Value
     outputs: int  # the axis of the weight's output channels
-    inputs: int  # and of its input channels, of one group
+    inputs: int  # the axis of its input channels; a group's where there are groups
     groups: int
 
     @property
     def name(self) -> str:
-        """The weight's, by which users name a layer."""
+        """The weight's name, by which users name the layer."""
         return self.weight.name or ""
 
     @property
     def activation(self) -> ir.Value:
-        """What is multiplied, as it is now: a layer that was rewritten before this one may have replaced it."""
+        """The activation that goes in now: rewriting an earlier layer may have replaced the original one."""
         value = _activation(self.node, self.weight)
         assert value is not None
         return value
 
     @property
     def channels_in(self) -> int:
-        """The input channels of all groups."""
+        """The number of input channels of all groups."""
         return int(self.array.shape[self.inputs]) * self.groups
 
     @property
     def channels_out(self) -> int:
-        """The output channels of all groups."""
+        """The number of output channels of all groups."""
         return int(self.array.shape[self.outputs])
 
     @property
     def array(self) -> NDArray[np.float32]:
-        """The weight."""
+        """The weight's array."""
         return constant(self.weight)
 
     @property
     def bias(self) -> ir.Value | None:
-        """The bias, where the operator itself has one."""
+        """The bias; None if the operator itself has none."""
         inputs = self.node.inputs
         return inputs[2] if self.node.op_type != "MatMul" and len(inputs) > 2 else None
 
     def matrix(self) -> NDArray[np.float32]:
-        """The weight with its output channels first and everything else behind; a view where that is possible."""
+        """Return the weight as (output channels, everything else); a view where that is possible."""
         array = np.moveaxis(self.array, self.outputs, 0)
         return array.reshape(len(array), -1)
 
 
 def find(model: ir.Model) -> Iterator[Layer]:
-    """The layers of a graph in their order. Weights that are no float32, or come through other operators, are none."""
+    """Yield the layers of a graph in order, except those whose weight is not float32 or is computed."""
     for node in model.graph:
         weight = weight_of(node)
-        if weight is None or node.op_type not in FLOAT or weight.dtype != ir.DataType.FLOAT:
+        if weight is None or node.op_type not in QUANTIZABLE or weight.dtype != ir.DataType.FLOAT:
             continue
         activation = _activation(node, weight)
         if activation is None or activation.const_value is not None or weight is node.inputs[0]:
-            continue  # a weight on the left is multiplied from the other side: no runtime's integer form has that
+            continue  # no runtime's INT8 form takes the weight on the left
         inner = inner_axis(node, constant(weight))
         outer = 0 if node.op_type == "Conv" else len(weight.const_value.shape) - 1  # type: ignore[union-attr]
         if node.op_type == "Gemm":
@@ -89,7 +89,7 @@ def _activation(node: ir.Node, weight: ir.Value) -> ir.Value | None:
 
 
 def constant(value: ir.Value) -> NDArray[Any]:
-    """The array of a constant value."""
+    """Return the array of a constant value."""
     assert value.const_value is not None
     return value.const_value.numpy()
 
@@ -100,7 +100,7 @@ def replace_constant(value: ir.Value, array: NDArray[Any]) -> None:
 
 
 def add_constant(model: ir.Model, name: str, array: NDArray[Any] | np.generic) -> ir.Value:
-    """A new initializer. Where its name is taken, it gets a number."""
+    """Add an initializer. If its name is taken, it gets a number."""
     free, count = name, 0
     while free in model.graph.initializers:
         count += 1
@@ -112,7 +112,7 @@ def add_constant(model: ir.Model, name: str, array: NDArray[Any] | np.generic) -
 
 
 def is_only(value: ir.Value) -> bool:
-    """Whether one operator alone reads a value, and the graph doesn't give it."""
+    """Whether only one operator reads a value, and it is no output of the graph."""
     return len(value.uses()) == 1 and not value.is_graph_output()
 
 

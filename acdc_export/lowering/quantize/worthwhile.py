@@ -1,7 +1,7 @@
-"""Which layers integers pay for, where an engine converts what goes into a group of them and what comes out.
+"""Which layers are faster in INT8, in an engine that converts activations between INT8 and FP32 layers.
 
-Between two layers of integers a conversion is part of the product; where one meets floats it is a pass over the
-activation. A layer of few products per value that has to be converted is faster in float.
+Between two INT8 layers the conversion is part of the operator. Between INT8 and FP32 it is a pass over the activation.
+So a layer with few MACs for each value that has to be converted is faster in FP32.
 """
 
 from __future__ import annotations
@@ -13,40 +13,35 @@ import onnx_ir as ir
 
 from .layers import Layer, find
 
-PRODUCTS = 8.0
-"""By weights that are not zero, for each value converted, at which integers begin to pay (docs/performance.md)."""
-PRODUCTS_VNNI = 12.0
-"""The same where a processor has VNNI, as found on one that has AVX-512, too; one with AVX2 alone was not measured."""
 
+def faster_in_fp32(model: ir.Model, least_macs: float, keep: Collection[str] = ()) -> list[str]:
+    """Return the layers with fewer than `least_macs` MACs for each value converted, by their weights' names.
 
-def faster_in_float(model: ir.Model, products: float, keep: Collection[str] = ()) -> list[str]:
-    """The layers of a model that integers don't pay for, by their weights' names, where `keep` stay in float anyway:
-    those of fewer than so many products for each value converted.
-
-    Found one by one, the one with the fewest products for a conversion first, until all that is left pays.
+    Layers in `keep` stay in FP32 anyway, and are not among them. A layer that stays in FP32 adds conversions around its
+    neighbours. So layers go one by one, the one with the fewest MACs for a conversion first, until the rest pays.
     """
-    everything = list(find(model))
-    after = _followers(model, everything)
-    before: dict[ir.Node, set[ir.Node]] = {layer.node: set() for layer in everything}
+    layers = list(find(model))
+    after = _followers(model, layers)
+    before: dict[ir.Node, set[ir.Node]] = {layer.node: set() for layer in layers}
     for node, nodes in after.items():
         for follower in nodes:
             before[follower].add(node)
-    chosen = {layer.node: layer for layer in everything if layer.name not in keep}
+    chosen = {layer.node: layer for layer in layers if layer.name not in keep}
     while chosen:
-        integer = chosen.keys()
-        gains = {node: _gain(layer, before[node] & integer, after[node] & integer) for node, layer in chosen.items()}
+        int8 = chosen.keys()
+        gains = {node: _gain(layer, before[node] & int8, after[node] & int8) for node, layer in chosen.items()}
         worst = min(gains, key=gains.__getitem__)
-        if gains[worst] >= products:
+        if gains[worst] >= least_macs:
             break
         del chosen[worst]
-    return [layer.name for layer in everything if layer.node not in chosen and layer.name not in keep]
+    return [layer.name for layer in layers if layer.node not in chosen and layer.name not in keep]
 
 
 def _gain(layer: Layer, before: Collection[ir.Node], after: Collection[ir.Node]) -> float:
-    """Products for each value converted, at one position of the output.
+    """Return the MACs for each value converted, at one position of the output.
 
-    Around a depthwise convolution everything is converted: the engine has it lie in another order than a product of
-    matrices.
+    Around a depthwise convolution every value is converted: the engine keeps its activations in another order than
+    those of a matrix product.
     """
     depthwise = layer.groups > 1 and layer.array.shape[layer.inputs] == 1
     read = layer.channels_in if depthwise or not before else 0
@@ -56,9 +51,9 @@ def _gain(layer: Layer, before: Collection[ir.Node], after: Collection[ir.Node])
 
 
 def _followers(model: ir.Model, layers: list[Layer]) -> dict[ir.Node, set[ir.Node]]:
-    """For each layer's node, those of the layers that read what it gives, through whatever is no layer."""
+    """Return, for each layer's node, the layers' nodes that read its output, directly or through other operators."""
     nodes = {layer.node for layer in layers}
-    readers: dict[ir.Node, set[ir.Node]] = {}  # of what a node gives
+    readers: dict[ir.Node, set[ir.Node]] = {}  # of a node's outputs
     for node in reversed(model.graph):
         readers[node] = set()
         for user, _ in (use for output in node.outputs for use in output.uses()):

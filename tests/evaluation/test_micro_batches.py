@@ -13,10 +13,11 @@ import pytest
 from acdc_export import export, verify
 from acdc_export.evaluation import micro_batches
 from acdc_export.evidence.latency import Open
+from acdc_export.lowering.lower import micro_batches as candidates
 from acdc_export.pair import Pair
 
-from .evidence.fakes import Clock, Fake
-from .test_workflow import quick_target
+from ..evidence.fakes import Clock, Fake
+from ..test_workflow import quick_target
 
 X = {"x": np.zeros((8, 1), dtype=np.float32)}
 
@@ -26,11 +27,11 @@ X = {"x": np.zeros((8, 1), dtype=np.float32)}
     [(8, [8, 1, 16]), (24, [24, 1, 16]), (1, [1]), (16, [16]), (48, [48])],
 )
 def test_what_suits_the_engine_is_not_split(batch_size: int, expected: list[int]) -> None:
-    assert micro_batches.candidates(batch_size, (1, 16)) == expected
+    assert candidates(batch_size, (1, 16)) == expected
 
 
 def test_an_engine_that_names_no_parts_runs_whole_batches() -> None:
-    assert micro_batches.candidates(8, ()) == [8]
+    assert candidates(8, ()) == [8]
 
 
 @pytest.mark.parametrize(
@@ -68,9 +69,9 @@ def test_a_bundle_whose_batches_are_run_in_parts(
         out=tmp_path / "bundles",
     )
     report = bundle.report
-    assert [note for note in report.notes if "in parts" in note] == [
-        "Batch 3: the sparse half is run in parts of 1, which is faster.",
-        "Batch 3: the dense half is run in parts of 16, filled up, which is faster.",
+    assert [note for note in report.notes if "micro-batches" in note] == [
+        "Batch 3: the sparse half runs in micro-batches of 1: faster.",
+        "Batch 3: the dense half runs in micro-batches of 16, filled up: faster.",
     ]
     (taken_input,) = onnx.load(bundle.path / "model" / "model-b3.onnx").graph.input
     assert taken_input.type.tensor_type.shape.dim[0].dim_value == 1

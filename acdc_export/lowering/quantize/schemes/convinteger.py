@@ -1,10 +1,10 @@
-"""The integer form that DeepSparse fuses: ConvInteger and MatMulInteger, uint8 activations, a scale for each weight.
+"""The INT8 form that DeepSparse fuses: ConvInteger and MatMulInteger, uint8 activations, one scale for each weight.
 
     x -> QuantizeLinear -> ConvInteger -> Add (bias, int32) -> Cast -> Mul (scale) -> as before
 
 Weights are symmetric, so that a zero stays zero. One scale serves a whole weight: with one for each channel the engine
-runs the form, but doesn't fuse it. What an Add takes from around a block is read back from where it
-was quantized for the block.
+runs the form, but doesn't fuse it. An Add around a residual block reads the activation back from the uint8 that the
+block takes.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from .bias import corrected
-from .calibration import Calibration, Range
-from .layers import Layer, add_constant, find
+from ..bias import corrected
+from ..calibration import Calibration, Range
+from ..layers import Layer, add_constant, find
 
 
 def run(model: ir.Model, calibration: Calibration, keep: Collection[str] = (), weight_bits: int = 8) -> None:
-    """Rewrite a model in place, all layers but those whose weights are named in `keep`.
+    """Rewrite all layers of a model in place, except those whose weights are named in `keep`.
 
     Raises:
-        GraphError: an activation that was not calibrated.
+        GraphError: an activation was not calibrated.
     """
     quantized: dict[str, _Quantized] = {}
     for layer in list(find(model)):
@@ -39,12 +39,12 @@ def run(model: ir.Model, calibration: Calibration, keep: Collection[str] = (), w
 
 
 class _Quantized:
-    """An activation as uint8: made once, however many layers read it."""
+    """An activation as uint8, quantized once for all layers that read it."""
 
-    def __init__(self, model: ir.Model, value: ir.Value, wanted: Range) -> None:
+    def __init__(self, model: ir.Model, value: ir.Value, limits: Range) -> None:
         self.value = value
-        self.scale = np.float32((wanted.high - wanted.low) / 255)
-        zero = np.uint8(np.clip(round(-wanted.low / float(self.scale)), 0, 255))
+        self.scale = np.float32((limits.high - limits.low) / 255)
+        zero = np.uint8(np.clip(round(-limits.low / float(self.scale)), 0, 255))
         name = value.name or "x"
         self.inputs = [
             add_constant(model, f"{name}_scale", self.scale),
@@ -73,22 +73,21 @@ def _rewrite(model: ir.Model, layer: Layer, x: _Quantized, mean: NDArray[np.floa
     zero = add_constant(model, f"{name}_zero_point", np.int8(0))
     inputs = [x.output, add_constant(model, f"{name}_quantized", integers), x.inputs[1], zero]
     attributes = list(node.attributes.values()) if node.op_type == "Conv" else []
-    product = ir.Node("", "ConvInteger" if node.op_type == "Conv" else "MatMulInteger", inputs, attributes)
-    nodes = [product]
+    nodes = [ir.Node("", "ConvInteger" if node.op_type == "Conv" else "MatMulInteger", inputs, attributes)]
     bias = corrected(layer, weight - integers * scale, mean)
     if node.op_type != "MatMul":
         step = scale * x.scale
         shape = (1, -1, *[1] * (weight.ndim - 2)) if node.op_type == "Conv" else (-1,)
         steps = np.clip(np.round(bias / step), -(2**31), 2**31 - 128).astype(np.int32).reshape(shape)
         nodes.append(ir.node("Add", [nodes[-1].outputs[0], add_constant(model, f"{name}_bias_quantized", steps)]))
-    for each in nodes:
-        each.outputs[0].dtype = ir.DataType.INT32
+    for added in nodes:
+        added.outputs[0].dtype = ir.DataType.INT32
     nodes.append(ir.node("Cast", [nodes[-1].outputs[0]], {"to": ir.DataType.FLOAT}))
     nodes[-1].outputs[0].dtype = ir.DataType.FLOAT
     nodes.append(ir.node("Mul", [nodes[-1].outputs[0], add_constant(model, f"{name}_rescale", scale * x.scale)]))
     old, new = node.outputs[0], nodes[-1].outputs[0]
-    for each in nodes:
-        each.outputs[0].shape = old.shape
+    for added in nodes:
+        added.outputs[0].shape = old.shape
     model.graph.insert_after(node, nodes)
     title, new.dtype = old.name, ir.DataType.FLOAT
     ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
@@ -97,7 +96,7 @@ def _rewrite(model: ir.Model, layer: Layer, x: _Quantized, mean: NDArray[np.floa
 
 
 def _read_back(model: ir.Model, quantized: dict[str, _Quantized]) -> None:
-    """Let every Add that takes an activation which is there as uint8 take that."""
+    """Let every Add read an activation from its uint8, where there is one."""
     for x in quantized.values():
         adds = [(node, at) for node, at in x.value.uses() if node.op_type == "Add"]
         if not adds or x.value.is_graph_input():

@@ -1,0 +1,219 @@
+"""Resolves what a user left open about a run: data, controls, gates and batch sizes. Runtimes are made ready."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..config import DEFAULT_GATES, Judging, Pipeline, Target, load_target
+from ..data import Data
+from ..data import load as load_data
+from ..errors import RuntimeUnavailable, UsageError
+from ..evidence import metrics, stats
+from ..evidence.gates import Gate, GateError, parse, sampled
+from ..evidence.metrics import Scope
+from ..lowering import Deployment
+from ..machine import Machine
+from ..options import DeploymentRequest, Options
+from ..pair import Pair
+
+QUANTIZATION_GATE = "quantization.drop <= 1.0"
+"""What a quantized deployment is judged by beside the other gates, where there are samples."""
+
+FP32_RUNTIME = "onnxruntime"
+"""The target that calibrates graphs and computes dequantized references; also what others' speed is held against."""
+
+
+@dataclass(frozen=True)
+class ResolvedDeployment:
+    """One deployment of a run, with nothing left open."""
+
+    deployment: Deployment
+    controls: tuple[Deployment, ...]  # that run here
+    asked_controls: tuple[str, ...]  # all that the target asks for
+    gates: tuple[Gate, ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Run:
+    """What all deployments of a run share."""
+
+    pair: Pair
+    options: Options
+    machine: Machine
+    batch_sizes: tuple[int, ...]
+    gated: int
+    samples: Data | None
+    calibration: Data | None
+    deployments: tuple[ResolvedDeployment, ...]
+
+    @property
+    def budget(self) -> float:
+        """Seconds of measuring in the workload that gates judge."""
+        budgets = (resolved.deployment.target.benchmark.budget for resolved in self.deployments)
+        return self.options.budget or sum(budgets)
+
+    def place(self, resolved: ResolvedDeployment) -> Path:
+        """Where a bundle goes."""
+        return self.options.place(self.pair.name, resolved.deployment.target, resolved.deployment.precision)
+
+    @property
+    def alpha(self) -> float:
+        """What each interval may miss, so that those of all gates hold together."""
+        return stats.ALPHA / max(1, sum(sampled(resolved.gates) for resolved in self.deployments))
+
+
+def resolve(pair: Pair, request: DeploymentRequest, options: Options, pipeline: Pipeline | None) -> Run:
+    """Resolve what a user left open, and ready the runtimes.
+
+    Raises:
+        UsageError: data, gates or options that can't be meant.
+        RuntimeUnavailable: a target that can't run here. A missing control is a note.
+    """
+    judging = options.judging or (pipeline.judging if pipeline else None)
+    notes: list[str] = []
+    samples = _judging_data(options.data, pipeline, notes)
+    calibration = _calibration_data(options.calibrate, pipeline, request, notes)
+    machine = options.machine()
+    unmeasured = [
+        metrics.unmeasured(_scope(target, precision, samples is not None)) for target, precision in request.deployments
+    ]
+    asked = _parsed(options.gates, unmeasured)
+    deployments = tuple(
+        _resolve(target, precision, options, judging, asked, reasons, notes)
+        for (target, precision), reasons in zip(request.deployments, unmeasured, strict=True)
+    )
+    measured = judging or request.deployments[0][0].benchmark
+    return Run(
+        pair=pair,
+        options=options,
+        machine=machine,
+        batch_sizes=tuple(sorted({measured.gated_batch_size, *(options.batch_sizes or measured.batch_sizes)})),
+        gated=measured.gated_batch_size,
+        samples=samples,
+        calibration=calibration,
+        deployments=deployments,
+    )
+
+
+def _resolve(
+    target: Target,
+    precision: str,
+    options: Options,
+    judging: Judging | None,
+    asked: Sequence[Gate],
+    unmeasured: Mapping[str, str],
+    notes: Sequence[str],
+) -> ResolvedDeployment:
+    """One deployment. Raises `RuntimeUnavailable`; a control that can't run is a note."""
+    own_notes = list(notes)
+    if asked:
+        gates = [gate for gate in asked if gate.metric not in unmeasured]
+        left = [gate for gate in asked if gate.metric in unmeasured]
+        own_notes += [f"'{gate.text}' was not judged: {unmeasured[gate.metric]}." for gate in left]
+    else:
+        gates = [parse(text) for text in (judging.gates if judging else DEFAULT_GATES)]
+    gates += _own_gates(target, precision, gates, unmeasured)
+    deployment = Deployment(options.install(target), precision)
+    asked_controls = _controls(target, precision)
+    controls = _ready(asked_controls, options, own_notes)
+    names = tuple(control.at(control_precision) for control, control_precision in asked_controls)
+    return ResolvedDeployment(deployment, controls, names, tuple(gates), tuple(own_notes))
+
+
+def _own_gates(target: Target, precision: str, others: Sequence[Gate], unmeasured: Mapping[str, str]) -> list[Gate]:
+    """The gates that judge every pair in a deployment, beside the `others`."""
+    gates = [*map(parse, target.gates), parse(f"parity <= {target.precisions[precision].tolerance:g}")]
+    quantization = parse(QUANTIZATION_GATE)
+    if quantization.metric not in {*unmeasured, *(gate.metric for gate in (*others, *gates))}:
+        gates.append(quantization)
+    return gates
+
+
+def _scope(target: Target, precision: str, samples: bool) -> Scope:
+    """What will be measured of a deployment."""
+    return Scope(
+        kind="export",
+        samples=samples,
+        target=target.name,
+        precision=precision,
+        quantized=target.precisions[precision].quantized,
+        controls=bool(target.benchmark.controls),
+    )
+
+
+def _parsed(texts: Sequence[str], unmeasured: Sequence[Mapping[str, str]]) -> list[Gate]:
+    """The gates that a user named. Raises `UsageError` for what can't be parsed, or what no deployment measures."""
+    nowhere = {
+        metric: reason for metric, reason in unmeasured[0].items() if all(metric in reasons for reasons in unmeasured)
+    }
+    try:
+        return [parse(text, nowhere) for text in texts]
+    except GateError as error:
+        raise UsageError(str(error), "docs/design.md lists what gates may ask for.") from error
+
+
+def _judging_data(given: Data | None, pipeline: Pipeline | None, notes: list[str]) -> Data | None:
+    """The samples that accuracy is judged on; a note where there are none, or where they were trained on."""
+    if given is not None:
+        if pipeline is not None and given.spec == pipeline.data.train:
+            notes.append(f"Accuracy was judged on {given.spec}, which the pair was trained on.")
+        return given
+    if pipeline is not None:
+        # The pipeline came with the pair, perhaps from somebody else: it may name data, but not code to run.
+        return load_data(pipeline.data.judge, trusted=False)
+    notes.append("Accuracy was not measured: the pair names no data, and none were given with --data.")
+    return None
+
+
+def _calibration_data(
+    given: Data | None, pipeline: Pipeline | None, request: DeploymentRequest, notes: list[str]
+) -> Data | None:
+    """The calibration samples; None where none are needed. Raises `UsageError` where some are, and there are none."""
+    precisions = [precision for _, precision in request.deployments]
+    quantized = [precision for target, precision in request.deployments if target.precisions[precision].quantized]
+    if not quantized:
+        if given is not None:
+            notes.append(f"Calibration data are not needed at {precisions[0]} and were not used.")
+        return None
+    if given is not None:
+        data = given
+    elif pipeline is not None:
+        data = load_data(pipeline.data.train, trusted=False)
+    else:
+        raise UsageError(
+            f"{quantized[0]} needs samples to find the ranges of activations with, and the pair names none.",
+            "Give some of the training split with --calibrate.",
+        )
+    if pipeline is not None and data.spec == pipeline.data.judge:
+        notes.append(f"Ranges were calibrated on {data.spec}, which the pair is judged by.")
+    return data
+
+
+def _controls(target: Target, precision: str) -> list[tuple[Target, str]]:
+    """The controls of a target, in the precisions that one would serve a dense network in instead.
+
+    That is what each control computes in as its makers recommend; beside a quantized deployment, also the control's own
+    precision of that name.
+    """
+    controls = []
+    for name in target.benchmark.controls:
+        control = load_target(name)
+        controls.append((control, control.control_precision))
+        own = control.precisions.get(precision)
+        if target.precisions[precision].quantized and own is not None and own.quantized:
+            controls.append((control, precision))
+    return controls
+
+
+def _ready(asked: Sequence[tuple[Target, str]], options: Options, notes: list[str]) -> tuple[Deployment, ...]:
+    """The controls that can run here; a note for each that can't."""
+    controls = []
+    for target, precision in asked:
+        try:
+            controls.append(Deployment(options.install(target), precision))
+        except RuntimeUnavailable as error:
+            notes.append(f"The control {target.at(precision)} was not measured: {error.message}")
+    return tuple(controls)

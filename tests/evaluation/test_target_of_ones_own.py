@@ -1,0 +1,137 @@
+"""A target may do all of this without a change to the package: run in the host's interpreter, build FP32 itself, put
+several batch sizes into one file, keep a clock of its own, profile by layer, and require a pattern."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from acdc_export import export, verify
+from acdc_export.config import load_target
+from acdc_export.engines import status
+from acdc_export.errors import AcdcExportError
+from acdc_export.pair import Pair
+
+TOML = """\
+name = "reference"
+description = "ONNX's own reference evaluator, in the interpreter at hand"
+{top}
+
+[runtime]
+name = "onnx"
+python = "host"
+
+[license]
+name = "Apache 2.0"
+url = "https://github.com/onnx/onnx/blob/main/LICENSE"
+deployable = true
+
+[graph]
+batch = "listed"
+passes = ["fold_batchnorm"]
+
+[precisions.fp32]
+tolerance = 1e-3
+build = true
+
+[benchmark]
+budget = 2
+batch_sizes = [1, 4]
+gated_batch_size = 4
+"""
+
+ENGINE = """\
+import json
+
+import onnx
+from onnx.reference import ReferenceEvaluator
+
+
+def build(model, stem, precision, batch_sizes, batches):
+    assert batches is None, "FP32 needs no samples"
+    onnx.save(onnx.load(model), stem + ".onnx")
+    with open(stem + ".json", "w") as file:
+        json.dump({"precision": precision, "batch_sizes": batch_sizes}, file)
+    return stem + ".json"
+
+
+def weights(path):
+    arrays = [onnx.numpy_helper.to_array(item) for item in onnx.load(path[:-4] + "onnx").graph.initializer]
+    return {str(at): [int((array == 0).sum()), array.size] for at, array in enumerate(arrays) if array.ndim > 1}
+
+
+def load(path, batch_size, threads, precision):
+    with open(path) as file:
+        plan = json.load(file)
+    if batch_size not in plan["batch_sizes"]:
+        raise ValueError(f"built for {plan['batch_sizes']}")
+    return Model(path[:-4] + "onnx")
+
+
+class Model:
+    def __init__(self, path):
+        self.evaluator = ReferenceEvaluator(path)
+        self.operators = [node.op_type for node in onnx.load(path).graph.node]
+
+    def info(self):
+        return {"runtime": "onnx", "version": onnx.__version__}
+
+    def run(self, inputs):
+        return dict(zip(self.evaluator.output_names, self.evaluator.run(None, inputs)))
+
+    def bind(self, inputs):
+        return lambda: self.run(inputs)
+
+    def time(self, once, repeats):
+        for _ in range(repeats):
+            once()
+        return [2_000_000] * repeats  # what the device's events say
+
+    def profile(self, inputs, repeats):
+        return [{"name": f"node {at}", "operator": name, "seconds": 1e-3} for at, name in enumerate(self.operators)]
+"""
+
+
+@pytest.fixture
+def reference(tmp_path: Path) -> Callable[[str], str]:
+    """Writes the target's folder; `top` are lines at the top of its target.toml."""
+
+    def write(top: str = "") -> str:
+        folder = tmp_path / "reference"
+        folder.mkdir()
+        (folder / "target.toml").write_text(TOML.format(top=top))
+        (folder / "engine.py").write_text(ENGINE)
+        return str(folder)
+
+    return write
+
+
+def test_all_of_it_at_once(reference: Callable[[str], str], pair: Pair, labelled: Path, tmp_path: Path) -> None:
+    target = reference("")
+    assert status(load_target(target)).state == "installed"
+    bundle = export(pair, target, data=str(labelled), gates=["sparsity >= 0.5"], out=tmp_path / "bundles")
+    report = bundle.report
+    assert [model.file for model in bundle.manifest.models] == ["model.json"]  # one for both batch sizes
+    assert {workload.batch_size for workload in report.latency} == {1, 4}
+    assert report.structure.steps[-1].name == "onnx's own fp32"
+    assert report.structure.steps[-1].zeros >= report.structure.zeros
+    assert {variant.p50 for workload in report.latency for variant in workload.variants.values()} == {2.0}
+    assert [row.operator for row in report.profile][:2] == ["Conv", "Relu"]
+    assert "numpy" in report.target.locked
+    assert verify(bundle.path, target=target).exit_code == 0
+
+
+@pytest.mark.parametrize(("required", "fits"), [("unstructured", True), ("2:4", False)])
+def test_a_required_pattern(
+    reference: Callable[[str], str], pair: Pair, tmp_path: Path, required: str, fits: bool
+) -> None:
+    target = reference(f'requires = "{required}"')
+    if fits:
+        assert export(pair, target, gates=["sparsity >= 0.5"], out=tmp_path / "bundles").report.passed
+        return
+    with pytest.raises(AcdcExportError, match="2:4") as caught:
+        export(pair, target, out=tmp_path / "bundles")
+    assert 'pattern.kind = "2:4"' in caught.value.remedy
+    assert not (tmp_path / "bundles" / "tiny-reference").exists()
