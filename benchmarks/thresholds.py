@@ -22,7 +22,7 @@ from acdc_export.evidence import latency
 from acdc_export.evidence.latency import Plan
 from acdc_export.lowering.quantize import worthwhile
 from acdc_export.pair import Pair
-from acdc_export.progress import Terminal
+from acdc_export.present.progress import TerminalProgress
 
 from . import families, variants
 
@@ -64,7 +64,7 @@ def measure(pair: Pair) -> list[str]:
         lower("float", "cpu")
         inputs = {key: array[:1] for key, array in pair.reference.inputs.items()}
         cpus = machine.describe().cpus
-        with Terminal().task(pair.path.name, PLAN.most) as advance:
+        with TerminalProgress().task(pair.path.name, PLAN.most) as advance:
             found = latency.measure(
                 opens, inputs, batch_size=1, plan=PLAN, cpus=cpus, advance=lambda seconds: advance()
             ).seen()

@@ -21,8 +21,9 @@ from .. import data, models
 from ..config import Pipeline, ScheduleTable, Training
 from ..data import images
 from ..errors import CheckpointError, TrainingError, UsageError
-from ..pair import LayerCount, Pair
+from ..pair import Pair
 from ..progress import SILENT, Progress
+from ..records.rehearsal import PrunedLayer, Rehearsal
 from .acdc import ACDC, Epoch
 from .loaders import BatchLoader, InMemory, Streamed
 from .pattern import Pattern, of_kind
@@ -69,16 +70,6 @@ def train(pipeline: Pipeline, out: str | Path, progress: Progress = SILENT, *, a
     return pair
 
 
-@dataclass(frozen=True)
-class Rehearsal:
-    """What a dry run found."""
-
-    steps: tuple[tuple[str, float], ...]  # "dense", "sparse" or "twin", and the seconds that a step took, in order
-    batch_size: int  # samples of each step
-    layers: dict[str, LayerCount]  # that the pattern prunes, by the weight's name
-    left_dense: dict[str, str]  # the others, by the module's name, and why
-
-
 def rehearse(pipeline: Pipeline, progress: Progress = SILENT) -> Rehearsal:
     """Take one step in each phase of a pipeline, and export what comes of it into a folder that is removed again.
 
@@ -98,7 +89,8 @@ def rehearse(pipeline: Pipeline, progress: Progress = SILENT) -> Rehearsal:
         torch.manual_seed(pipeline.seed)
         loader = _loader(pipeline, rehearsed=size)
         acdc = _train(pipeline, short, loader, progress, None, steps)
-        layers = _save(acdc, Path(folder) / "pair", pipeline, loader).record.pattern.layers
+        counts = _save(acdc, Path(folder) / "pair", pipeline, loader).record.pattern.layers
+    layers = {name: PrunedLayer(count.zeros, count.total) for name, count in counts.items()}
     return Rehearsal(tuple(steps), size, layers, acdc.left_dense)
 
 

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from acdc_export.present.comparison_picture import svg
 from hypothesis import given
 from hypothesis import strategies as st
 
 from acdc_export.bundle import comparison
 from acdc_export.errors import OutputError
 from acdc_export.evidence.gates import Measurement, Verdict
-from acdc_export.present.comparison_picture import svg
 from acdc_export.present.terminal import plain
 from acdc_export.records.comparison import Comparison
 

@@ -3,8 +3,9 @@
 from dataclasses import replace
 from xml.etree import ElementTree
 
-from acdc_export.present.markdown import markdown
 from acdc_export.present.run_picture import svg
+
+from acdc_export.present.markdown import markdown
 from acdc_export.present.training import tables
 from acdc_export.records.history import EpochRecord, History, PhaseRecord
 
