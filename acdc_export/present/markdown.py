@@ -15,8 +15,9 @@ MISSING = "The picture needs matplotlib: pip install 'acdc-export[charts]'"
 # What would begin something: a backslash escapes it. An underscore within a word is none of it, nor is a bracket
 # that no target follows; so names and intervals stay as readable as they are.
 _ESCAPED = re.compile(
-    r"[\\`|$]|[*~](?=\S)|(?<![^\W_])_(?=\S)|\](?=[(\[:])|:(?=//)|(?<=\bwww)\.|#(?=#*$)", re.IGNORECASE
+    r"[\\`|$]|[*~](?=\S)|(?<![^\W_])_(?=\S)|\](?=[(\[:])|:(?=//)|(?<=www)\.|#(?=#*$)", re.IGNORECASE
 )
+_LABEL = re.compile(rf"{_ESCAPED.pattern}|[\[\]]", re.IGNORECASE)  # within brackets of ours
 _ENTITIES = {"<": re.compile(r"<(?=[A-Za-z/!?])"), "&": re.compile(r"&(?=#?\w+;)")}
 _BLOCK = re.compile(r"^(?:(\d{1,9})(?=[.)](?:\s|$))|(?=[-+*=#>~\[]))")
 
@@ -34,10 +35,10 @@ def render(document: Document, level: int = 1, pictures: bool = True) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def escape(text: str) -> str:
+def escape(text: str, special: re.Pattern[str] = _ESCAPED) -> str:
     """Text for within a line: a heading, a cell."""
     text = printable(text).strip()
-    text = _ESCAPED.sub(r"\\\g<0>", _ENTITIES["&"].sub("&amp;", text))
+    text = special.sub(r"\\\g<0>", _ENTITIES["&"].sub("&amp;", text))
     return _ENTITIES["<"].sub("&lt;", text)
 
 
@@ -50,7 +51,7 @@ def _content(section: Section, pictures: bool) -> list[str]:
 
 
 def _picture(chart: Chart) -> str:
-    return f"![{escape(chart.caption)}]({chart.name}.svg)"
+    return f"![{escape(chart.caption, _LABEL)}]({chart.name}.svg)"
 
 
 def _bullets(lines: tuple[str, ...]) -> str:
