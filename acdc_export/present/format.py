@@ -4,27 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..evidence.gates import Measurement, Verdict
-from ..evidence.gates import shown_bytes as size
+from ..evidence.gates import Measurement, Verdict, shown_bytes
 from ..evidence.latency import Variant
 from ..machine import Machine
 from .document import Notes, Table
 
-__all__ = [
-    "MARKS",
-    "basis",
-    "count",
-    "gate_table",
-    "interval",
-    "machine_line",
-    "milliseconds",
-    "percent",
-    "share",
-    "size",
-    "zeros",
-]
-
 MARKS = {"pass": "✓", "fail": "✗", "inconclusive": "?", "not measured": "–"}
+
+size = shown_bytes  # as gates show them
 
 
 def interval(measurement: Measurement, digits: int) -> str:

@@ -14,9 +14,7 @@ MISSING = "The picture needs matplotlib: pip install 'acdc-export[charts]'"
 
 # What would begin something: a backslash escapes it. An underscore within a word is none of it, nor is a bracket
 # that no target follows; so names and intervals stay as readable as they are.
-_ESCAPED = re.compile(
-    r"[\\`|$]|[*~](?=\S)|(?<![^\W_])_(?=\S)|\](?=[(\[:])|:(?=//)|(?<=www)\.|#(?=#*$)", re.IGNORECASE
-)
+_ESCAPED = re.compile(r"[\\`|$]|[*~](?=\S)|(?<![^\W_])_(?=\S)|\](?=[(\[:])|:(?=//)|(?<=www)\.|#(?=#*$)", re.IGNORECASE)
 _LABEL = re.compile(rf"{_ESCAPED.pattern}|[\[\]]", re.IGNORECASE)  # within brackets of ours
 _ENTITIES = {"<": re.compile(r"<(?=[A-Za-z/!?])"), "&": re.compile(r"&(?=#?\w+;)")}
 _BLOCK = re.compile(r"^(?:(\d{1,9})(?=[.)](?:\s|$))|(?=[-+*=#>~\[]))")
