@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import json as jsons
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,13 +17,10 @@ import typer
 from .errors import AcdcExportError, ConfigError, RuntimeUnavailable, UsageError
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
-
     from .config import Target
-    from .inspection import Training
     from .options import Outcome
     from .progress import Progress
-    from .training import Rehearsal
+    from .records.inspection import Training
 
 app = typer.Typer(
     add_completion=False,
@@ -211,7 +207,7 @@ def train(
         if dry_run:
             with redirect_stdout(sys.stderr):
                 rehearsal = workflow.rehearse(pipeline, progress=_progress(json, quiet))
-            _show_rehearsal(rehearsal, json)
+            _print(rehearsal, json)
             return
         with redirect_stdout(sys.stderr):
             pair = workflow.train(pipeline, runs, anew=anew, progress=_progress(json, quiet))
@@ -222,22 +218,6 @@ def train(
             typer.echo(
                 f"Wrote the pair {pair.path}: {100 * pair.record.pattern.achieved:.2f} % zeros in the pruned layers."
             )
-
-
-def _show_rehearsal(found: Rehearsal, json: bool) -> None:
-    if json:
-        from dataclasses import asdict
-
-        _print_json(asdict(found))
-        return
-    from statistics import median
-
-    zeros, total = (sum(getattr(layer, what) for layer in found.layers.values()) for what in ("zeros", "total"))
-    typer.echo(f"{len(found.layers)} layers are pruned: {100 * zeros / total:.2f} % zeros in {total:,} weights.")
-    for kind in dict.fromkeys(kind for kind, _ in found.steps):
-        seconds = [taken for other, taken in found.steps if other == kind]
-        typer.echo(f"{kind}: {median(seconds):.3f} s for a step of {found.batch_size} samples, {len(seconds)} taken")
-    typer.echo("Both halves were exported, and nothing was kept.")
 
 
 @app.command()
@@ -347,12 +327,7 @@ def check(
                 ask=_ask(json, quiet),
                 progress=_progress(json, quiet),
             )
-        from .checking import render, to_json
-
-        if json:
-            _print_json(to_json(found))
-        else:
-            _print(partial(render, found))
+        _print(found, json)
         raise typer.Exit(found.exit_code)
 
 
@@ -368,7 +343,6 @@ def verify(
     """Check a bundle on this machine: its files, and its golden outputs in its runtime."""
     with _guard(json):
         from . import workflow
-        from .present.report import MARKS
 
         found = workflow.verify(
             bundle,
@@ -378,15 +352,7 @@ def verify(
             ask=_ask(json, quiet),
             progress=_progress(json, quiet),
         )
-        if json:
-            from dataclasses import asdict
-
-            _print_json({**asdict(found), "exit_code": found.exit_code})
-        else:
-            for check in found.checks:
-                typer.echo(f"{MARKS[check.status]} {check.gate}: {check.detail}")
-            for note in found.notes:
-                typer.echo(f"Note: {note}")
+        _print(found, json)
         raise typer.Exit(found.exit_code)
 
 
@@ -402,30 +368,20 @@ def inspect(
     with _guard(json):
         from . import inspection
 
-        found, trained = inspection.inspect(path), inspection.training(path)
+        found = inspection.inspect(path)
         if picture is not None:
-            _draw(picture, path, trained)
-        if json:
-            from dataclasses import asdict
-
-            _print_json({"parts": [asdict(part) for part in found], "training": asdict(trained) if trained else None})
-        else:
-            from .present import training
-            from .present.terminal import shown
-
-            made = [inspection.table(part) for part in found]
-            made += training.tables(trained.history, trained.dense) if trained else []
-            _print(*(partial(shown, one) for one in made))
+            _draw(picture, path, found.training)
+        _print(found, json)
 
 
 def _draw(picture: Path, path: Path, trained: Training | None) -> None:
+    from . import present
     from .files import output_errors
-    from .present.run_picture import svg
 
     if trained is None:
         raise UsageError(f"{path} doesn't say how it was trained.", "Give the folder of a pair or a bundle.")
     with output_errors(picture, "with --picture"):
-        picture.write_text(svg(trained.history, trained.name), encoding="utf-8")
+        present.draw(picture, trained)
 
 
 @targets_app.command("list")
@@ -584,9 +540,10 @@ def _refuse_misplaced(context: typer.Context) -> None:
 
 
 def _progress(json: bool, quiet: bool) -> Progress:
-    from .progress import SILENT, Terminal
+    from .present.progress import TerminalProgress
+    from .progress import SILENT
 
-    return SILENT if json or quiet else Terminal()
+    return SILENT if json or quiet else TerminalProgress()
 
 
 def _ask(json: bool, quiet: bool) -> Any:
@@ -608,35 +565,22 @@ def _ask(json: bool, quiet: bool) -> Any:
 def _show(outcome: Outcome, json: bool) -> None:
     """The report of the only bundle, or the comparison of several."""
     if outcome.comparison is not None:
-        from .bundle import comparison
-
-        if json:
-            _print_json(comparison.to_json(outcome.comparison))
-        else:
-            _print(partial(comparison.render, outcome.comparison))
-        return
-    from .present.terminal import render
-    from .records.report import to_json
-
-    (bundle,) = outcome.bundles
-    if json:
-        _print_json({"bundle": str(bundle.path), **to_json(bundle.report)})
+        _print(outcome.comparison, json)
     else:
-        _print(partial(render, bundle.report))
+        (bundle,) = outcome.bundles
+        _print(bundle.report, json, bundle=str(bundle.path))
 
 
-def _print(*made: Callable[[int], RenderableType]) -> None:
-    """Show what is made for a number of columns: the terminal's, or 120 where the output is none."""
-    from rich.console import Console
+def _print(record: object, json: bool, **more: str) -> None:
+    """A record for people, or as JSON with what else is to be said."""
+    if json:
+        from .records import to_json
 
-    from .present.terminal import plain
+        _print_json({**more, **to_json(record)})
+    else:
+        from . import present
 
-    console = Console(highlight=False)
-    for make in made:
-        if console.is_terminal:
-            console.print(make(console.width))
-        else:
-            typer.echo(plain(make(120)))
+        present.show(record)
 
 
 def _print_rows(rows: Sequence[tuple[str, ...]]) -> None:

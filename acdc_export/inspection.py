@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,38 +11,22 @@ from .bundle import Bundle
 from .errors import UsageError
 from .extras import extra
 from .pair import HALVES, Pair
-from .present.report import Table
-from .records.history import History
-
-if TYPE_CHECKING:
-    from .lowering import WeightAudit
+from .records.inspection import Inspection, Part, Training, WeightAudit
 
 
-@dataclass(frozen=True)
-class Training:
-    """How a pair was trained, and which layers its pattern leaves dense."""
+def inspect(path: Path) -> Inspection:
+    """The weights in an ONNX file, a pair, a bundle or a .safetensors checkpoint, and how a pair was trained.
 
-    name: str
-    history: History
-    dense: dict[str, str]
-
-
-@dataclass(frozen=True)
-class Part:
-    """One set of weights: a half of a pair, a model of a bundle, a file."""
-
-    title: str
-    weights: tuple[WeightAudit, ...]
-    pruned: tuple[str, ...] = ()  # the layers that a pattern covers, where that is known
-
-
-def inspect(path: Path) -> list[Part]:
-    """The weights in an ONNX file, a pair, a bundle or a .safetensors checkpoint. Reads only; runs nothing.
+    Reads only; runs nothing.
 
     Raises:
         UsageError: it is none of these.
         PairError, BundleError, GraphError: it is one, and broken.
     """
+    return Inspection(tuple(_parts(path)), _training(path))
+
+
+def _parts(path: Path) -> list[Part]:
     with extra("export"):
         pass
 
@@ -69,7 +51,7 @@ def inspect(path: Path) -> list[Part]:
     raise UsageError(f"There is nothing at {path}.", "Check the path.")
 
 
-def training(path: Path) -> Training | None:
+def _training(path: Path) -> Training | None:
     """How the pair in the folder `path`, or that of a bundle there, was trained; None where nothing says so."""
     if (path / "manifest.json").is_file():
         pair = Bundle.load(path).report.pair
@@ -94,29 +76,3 @@ def _checkpoint(path: Path) -> tuple[WeightAudit, ...]:
     except SafetensorError as error:
         raise UsageError(f"{path} can't be read as safetensors: {error}.", "Check that the file is whole.") from error
     return tuple(found)
-
-
-def table(part: Part) -> Table:
-    """For people: a row for each weight, an asterisk where the pattern covers it."""
-    rows = [
-        (
-            weight.name + (" *" if weight.name in part.pruned else ""),
-            f"{100 * weight.sparsity:.2f} %",
-            f"{weight.total:,}",
-            "x".join(str(size) for size in weight.shape),
-            weight.operator,
-            _share(weight.two_of_four_groups),
-            _share(weight.zero_blocks),
-        )
-        for weight in part.weights
-    ]
-    zeros, total = (sum(getattr(weight, what) for weight in part.weights) for what in ("zeros", "total"))
-    rows.append(("all", f"{100 * zeros / max(1, total):.2f} %", f"{total:,}", "", "", "", ""))
-    columns = ("layer", "zeros", "weights", "shape", "operator", "2:4 groups", "zero 1x4 blocks")
-    title = f"{part.title} (* pruned by the pattern)" if part.pruned else part.title
-    return Table(title, columns, tuple(rows), optional=("operator", "zero 1x4 blocks", "2:4 groups", "shape"))
-
-
-def _share(counts: tuple[int, int]) -> str:
-    """Per cent, or a dash where groups of four input channels don't exist."""
-    return f"{100 * counts[0] / counts[1]:.1f} %" if counts[1] else "–"

@@ -102,7 +102,9 @@ def acdc_check(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
         request.node.user_properties.extend(_properties(found))
         if not found.passed:
             disturbed = f"\n  Note: {_DISTURBED}" if _has_neighbours() else ""
-            pytest.fail(f"{found}{disturbed}\n  Written to {asked['out']}.", pytrace=False)
+            from . import present
+
+            pytest.fail(f"{present.text(found)}{disturbed}\n  Written to {asked['out']}.", pytrace=False)
         return found
 
     return check
@@ -199,10 +201,11 @@ def _has_neighbours() -> bool:
 
 def _properties(check: Check) -> list[tuple[str, object]]:
     """What is kept with the test's report, and so in pytest's JUnit XML: plain strings and numbers."""
-    from .present.check import headline
+    from .present import document
+    from .printable import printable
 
     found: list[tuple[str, object]] = [
-        ("acdc_export.check", headline(check)),
+        ("acdc_export.check", printable(document(check).headline)),
         ("acdc_export.verdict", check.verdict),
     ]
     ratio = check.measured.get("latency.p50.ratio")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,15 +17,16 @@ from .config import Judging, Pipeline, Target, load_pipeline, load_target, parse
 from .data import load as load_data
 from .errors import RuntimeUnavailable, UsageError, nearest
 from .evidence import batches, latency, parity
-from .evidence.gates import Verdict, exit_code
+from .evidence.gates import Verdict
 from .extras import extra
 from .options import Ask, DeploymentRequest, Options, Outcome, Samples, as_data, check_budget
 from .pair import Pair, check_place
 from .progress import SILENT, Progress
+from .records.verification import Verification
 
 if TYPE_CHECKING:
     from .checking import Check, LoadedBundle
-    from .training import Rehearsal
+    from .records.rehearsal import Rehearsal
 
 ALL = "all"
 """Among targets or precisions: every one that can be had."""
@@ -156,7 +157,7 @@ def export(
         ask: shows a license notice and returns whether it was accepted; None where nobody can be asked.
 
     Returns:
-        the bundle; its `report.passed` says whether every gate passed.
+        the bundle; its `passed` says whether every gate passed.
 
     Raises:
         AcdcExportError: see `errors` for the kinds. Nothing that was at `out` before is lost.
@@ -277,19 +278,6 @@ def _deploy(pair: Pair, wanted: DeploymentRequest, asked: Options) -> Outcome:
     with extra("export"):
         from .evaluation import deploying
     return deploying.deploy(pair, wanted, asked, pair_pipeline(pair))
-
-
-@dataclass(frozen=True)
-class Verification:
-    """What `verify` found: a verdict for each check, and notes. A bundle that failed its gates doesn't pass."""
-
-    bundle: str
-    checks: tuple[Verdict, ...]
-    notes: tuple[str, ...]
-
-    @property
-    def exit_code(self) -> int:
-        return exit_code(self.checks)
 
 
 def verify(

@@ -1,15 +1,13 @@
 """A bundle beside an older one: is it still as fast, and if not, what made it slower?"""
 
-from ..present.check import markdown, render
-from ..records.check import SCHEMA_VERSION, BundleFacts, Cause, Check, Kind
+from ..records.check import BundleFacts, Cause, Check, Kind
 from . import baseline
 from .loaded import LoadedBundle, find_target, open_bundle
 from .steps import REGRESSION, STORED, Setup, conduct, gates
-from .writing import append_history, check_history, check_place, entry, to_json, write
+from .writing import append_history, check_history, check_place, entry, write
 
 __all__ = [
     "REGRESSION",
-    "SCHEMA_VERSION",
     "STORED",
     "BundleFacts",
     "Cause",
@@ -25,9 +23,6 @@ __all__ = [
     "entry",
     "find_target",
     "gates",
-    "markdown",
     "open_bundle",
-    "render",
-    "to_json",
     "write",
 ]

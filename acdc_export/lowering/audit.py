@@ -7,7 +7,6 @@ and other values, while the n-th weighted operator stays the n-th.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,30 +15,10 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from ..errors import GraphError
+from ..records.inspection import WeightAudit
 
 # Which input of an operator is the weight, and whose inner axis (along which 2:4 groups lie) is where.
 _WEIGHTED = {"Conv": 1, "ConvInteger": 1, "ConvTranspose": 1, "Gemm": 1, "MatMul": 1, "MatMulInteger": 1}
-
-
-@dataclass(frozen=True)
-class WeightAudit:
-    """What one weighted operator's weight holds."""
-
-    position: int  # among the weighted operators, in topological order
-    operator: str
-    name: str  # of the initializer
-    shape: tuple[int, ...]
-    zeros: int
-    total: int
-    two_of_four: str  # "conformant", "violating" or "ineligible"
-    two_of_four_groups: tuple[int, int]  # groups of 4 input channels with at most 2 non-zeros, of all groups
-    zero_blocks: tuple[int, int]  # 1x4 blocks along the input channels that are all zero, of all blocks
-    finite: bool  # neither NaN nor infinity in it
-
-    @property
-    def sparsity(self) -> float:
-        """Zeros over weights, 0 to 1."""
-        return self.zeros / self.total
 
 
 def load(path: Path) -> ir.Model:
