@@ -4,6 +4,7 @@ from ..present.check import markdown, render
 from ..records.check import SCHEMA_VERSION, BundleFacts, Cause, Check, Kind
 from . import baseline
 from .loaded import LoadedBundle, find_target, prepare
+from .request import Request, resolve
 from .steps import REGRESSION, STORED, Setup, conduct, gates
 from .writing import append_history, check_history, check_place, entry, to_json, write
 
@@ -16,6 +17,7 @@ __all__ = [
     "Check",
     "Kind",
     "LoadedBundle",
+    "Request",
     "Setup",
     "append_history",
     "baseline",
@@ -28,6 +30,7 @@ __all__ = [
     "markdown",
     "prepare",
     "render",
+    "resolve",
     "to_json",
     "write",
 ]

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
-from .. import engines, files, resources
+from .. import files, resources
 from ..bundle import Bundle
 from ..config import load_target
 from ..engines import InstalledTarget
 from ..errors import BundleError, UsageError
 from ..evidence import batches, parity
 from ..evidence.engine import Engine
+from ..options import BundleOptions
 from ..pair import Half
-from ..progress import Progress
 from ..records.check import BundleFacts
 
 
@@ -75,12 +74,12 @@ class LoadedBundle:
         )
 
 
-def prepare(path: Path, target: str | None, cpus: Sequence[int], progress: Progress, **options: Any) -> LoadedBundle:
+def prepare(path: Path, target: str | None, options: BundleOptions) -> LoadedBundle:
     """Read a bundle and provide its runtime, in the versions that it was made with.
 
     Args:
         target: the folder of its target, where that is not a built-in one.
-        options: `accept_licenses` and `ask`, as for `engines.ensure`.
+        options: the cores to use, and what the runtime may need to be installed.
 
     Raises:
         BundleError: it can't be read, or was altered.
@@ -99,8 +98,8 @@ def prepare(path: Path, target: str | None, cpus: Sequence[int], progress: Progr
             f"{path} was made for the target '{manifest.target}', and {target} is '{definition.name}'.",
             "Name the folder of that target.",
         )
-    environment = engines.ensure(definition, progress=progress, locked=bundle.report.target.locked, **options)
-    return LoadedBundle(bundle, InstalledTarget(definition, environment), tuple(cpus))
+    environment = options.ensure(definition, locked=bundle.report.target.locked)
+    return LoadedBundle(bundle, InstalledTarget(definition, environment), options.machine().cpus)
 
 
 def find_target(bundle: Bundle, named: str | None) -> str:

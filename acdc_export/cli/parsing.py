@@ -1,0 +1,109 @@
+"""A command's options, made from the class that holds them: flag, type, default and help are written there once."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any, ForwardRef, get_args, get_origin
+
+import typer
+
+from ..keywords import Converted, Described, Many, described
+from .output import Output
+
+PipelineName = Annotated[
+    str, typer.Argument(metavar="PIPELINE", help="A name from `pipelines list`, or a TOML file of your own.")
+]
+BundleFolder = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle's folder.")]
+
+_FLAGS = {
+    "json": typer.Option("--json", help="Print the result as JSON, and nothing else, on standard output."),
+    "quiet": typer.Option("--quiet", "-q", help="No progress; only the result, or the error."),
+}
+
+
+def command(
+    options: type | None = None, *, flags: tuple[str, ...] = ("json", "quiet")
+) -> Callable[[Callable[..., int | None]], Callable[..., None]]:
+    """Make a function a command: `def verb(ARGUMENT, output, **options)`, which returns its exit code, or None to go on.
+
+    Its own parameters are annotated as typer wants them; `--help` shows them before the options, or after them where
+    they stand after `output`. The function gets the options of the class by their names there, those that repeat only
+    if they were given. `output` prints as the `flags` say.
+    """
+
+    def decorate(function: Callable[..., int | None]) -> Callable[..., None]:
+        own = [
+            each.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+            for each in inspect.signature(function, eval_str=True).parameters.values()
+            if each.kind != inspect.Parameter.VAR_KEYWORD
+        ]
+        place = [each.name for each in own].index("output")
+        every = described(options) if options else {}
+        names = {_flag_name(each).replace("-", "_"): each for each in every.values() if each.option.cli}
+
+        @wraps(function)
+        def call(**given: Any) -> None:
+            output = Output(**{flag: given.pop(flag) for flag in flags})
+            keywords = {each.name: value for name, each in names.items() if _is_given(value := given.pop(name))}
+            keywords |= {name: getattr(output, name) for name in ("ask", "progress") if name in every}
+            with output.guard():
+                code = function(**given, **keywords, output=output)
+            if code is not None:
+                raise typer.Exit(code)
+
+        own[place : place + 1] = [_parameter(name, each) for name, each in names.items()]
+        parameters = [*own, *(_keyword(name, Annotated[bool, _FLAGS[name]], False) for name in flags)]
+        call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        call.__annotations__ = {each.name: each.annotation for each in parameters}
+        return call
+
+    return decorate
+
+
+def flag(described_option: Described) -> Any:
+    """What typer is told of an option."""
+    option, name = described_option.option, _flag_name(described_option)
+    return typer.Option(
+        f"--{name}/--no-{name}" if described_option.default is True else f"--{name}",
+        help=f"{option.meaning} May be repeated." if described_option.repeats else option.meaning,
+        metavar=option.metavar,
+        min=option.minimum,
+    )
+
+
+def as_path(path: Path) -> str:
+    """A path as an option takes it: never to be mistaken for a built-in's name."""
+    return str(path) if "/" in str(path) else f"./{path}"
+
+
+def _flag_name(option: Described) -> str:
+    """The name of an option on the command line, without the hyphens in front of it."""
+    return option.option.flag.removeprefix("--") or option.name.replace("_", "-")
+
+
+def _parameter(name: str, option: Described) -> inspect.Parameter:
+    return _keyword(name, Annotated[_parsed(option.type), flag(option)], None if option.repeats else option.default)
+
+
+def _keyword(name: str, annotation: Any, default: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+def _parsed(kind: Any) -> Any:
+    """What typer makes of an option's text: its type; a string for what has other forms only in Python."""
+    if isinstance(kind, ForwardRef):
+        return str | None
+    if get_origin(kind) is Many:
+        (item,) = get_args(kind)
+        return list[str if isinstance(item, ForwardRef) else item] | None  # type: ignore[misc]
+    if get_origin(kind) is Converted:
+        return _parsed(get_args(kind)[1])
+    return kind
+
+
+def _is_given(value: Any) -> bool:
+    """Whether there is something to pass on. An option that repeats is None or empty where nobody named it."""
+    return value is not None and value != []
