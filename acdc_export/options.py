@@ -1,6 +1,7 @@
 """What a user may ask for, written once: Python functions and commands follow from these classes.
 
-Importing this module loads nothing heavy, so that `--help` answers at once.
+Importing this module loads nothing heavy, so that `--help` answers at once. That is also why the classes do without
+`__eq__`: each method that dataclasses write takes time, and nobody compares options.
 """
 
 # Annotations are objects here: see `keywords`. So no `from __future__ import annotations`.
@@ -9,10 +10,8 @@ from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeAlias, cast
 
-from . import machine
 from .errors import UsageError
 from .keywords import Converted, Many, Option
-from .machine import Machine
 from .progress import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from .config import Judging, Target
     from .data import Data
     from .engines import Environment, InstalledTarget
+    from .machine import Machine
     from .records.check import Kind
     from .records.comparison import Comparison
 
@@ -52,7 +52,7 @@ def check_budget(budget: float | None) -> None:
         raise UsageError(f"--budget {budget:g}: that is no time to measure in.", "Give seconds, such as 60.")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TrainOptions:
     """How a pair is trained, beside what its pipeline says."""
 
@@ -64,7 +64,7 @@ class TrainOptions:
     progress: Annotated[Progress, Option("Where to say how far the work is.", cli=False)] = SILENT
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class EngineOptions:
     """What every verb that runs engines needs to know."""
 
@@ -98,7 +98,7 @@ class EngineOptions:
         return engines.InstalledTarget(target, self.ensure(target))
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class DeployOptions(EngineOptions):
     """How a pair is deployed and judged, wherever it goes."""
 
@@ -168,9 +168,11 @@ class DeployOptions(EngineOptions):
         check_budget(self.budget)
         self.machine()
 
-    def machine(self) -> Machine:
+    def machine(self) -> "Machine":
         """This machine, with as many cores as the most threads that are asked for. Raises `UsageError`."""
-        return [machine.describe(count) for count in sorted(self.threads)][-1] if self.threads else machine.describe()
+        from .machine import describe
+
+        return [describe(count) for count in sorted(self.threads)][-1] if self.threads else describe()
 
     def place(self, pair: str, target: "Target", precision: str) -> Path:
         """Where the bundle goes."""
@@ -184,7 +186,7 @@ class DeployOptions(EngineOptions):
 Options = DeployOptions
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ExportOptions(DeployOptions):
     """How a pair is exported to one target."""
 
@@ -202,7 +204,7 @@ class ExportOptions(DeployOptions):
     ] = "fp32"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class CompareOptions(DeployOptions):
     """How a pair is deployed in several places, side by side."""
 
@@ -227,7 +229,7 @@ class CompareOptions(DeployOptions):
     ] = Many()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class RunOptions(CompareOptions):
     """How a pipeline is run from its start to its end."""
 
@@ -246,7 +248,7 @@ class RunOptions(CompareOptions):
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class BundleOptions(EngineOptions):
     """How a bundle is run again."""
 
@@ -255,12 +257,14 @@ class BundleOptions(EngineOptions):
     ] = None
     threads: Annotated[int | None, Option("Physical cores to use, by default all.", metavar="N")] = None
 
-    def machine(self) -> Machine:
+    def machine(self) -> "Machine":
         """This machine, with as many cores as are asked for. Raises `UsageError`."""
-        return machine.describe(self.threads)
+        from .machine import describe
+
+        return describe(self.threads)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class CheckOptions(BundleOptions):
     """What a bundle is held against, by which gates, and for how long."""
 
@@ -327,7 +331,8 @@ class CheckOptions(BundleOptions):
 
     def __post_init__(self) -> None:
         check_budget(self.budget)
-        if self.data is not None and self.kind != "against":
+        kind = self.kind
+        if self.data is not None and kind != "against":
             raise UsageError("--data goes with --against only.", "It compares the accuracy of two bundles.")
 
     @property
@@ -342,7 +347,7 @@ class CheckOptions(BundleOptions):
         return cast("Kind", kinds[0].replace("_", "-"))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class DeploymentRequest:
     """Where a pair is to go. Of a `survey` one that passes is enough; what it can't have is `missing`, with reasons."""
 
@@ -356,7 +361,7 @@ class DeploymentRequest:
         return len(self.deployments) + len(self.missing) > 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Outcome:
     """What became of a pair: the bundles that were written, and how they compare where several were asked for."""
 

@@ -30,6 +30,6 @@ def check(
     """
     from .. import workflow
 
-    finding = workflow.check(bundle, **options)
+    finding = workflow.check(bundle, **options, **output.dialog)
     output.show(finding)
     return finding.exit_code

@@ -17,6 +17,8 @@ from .parsing import command, flag
 if TYPE_CHECKING:
     from ..config import Target
 
+_RUNS: Path = flag(described(RunOptions)["runs"])
+
 
 @command(CompareOptions)
 def export(
@@ -27,7 +29,7 @@ def export(
     ] = None,
     *,
     output: Output,
-    runs: Annotated[Path, flag(described(RunOptions)["runs"])] = Path("runs"),
+    runs: Path = _RUNS,
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
     **options: Any,
 ) -> int | None:
@@ -62,9 +64,9 @@ def export(
     from .. import workflow  # only now: a misspelt name is answered at once
 
     if pair:
-        outcome = workflow.compare(pair[0], **options)
+        outcome = workflow.compare(pair[0], **options, **output.dialog)
     else:
-        outcome = workflow.run(_default_pipeline(options["targets"]), runs=runs, **options)
+        outcome = workflow.run(_default_pipeline(options["targets"]), runs=runs, **options, **output.dialog)
     output.show(outcome)
     return outcome.exit_code
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from functools import partial
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -29,13 +29,18 @@ if TYPE_CHECKING:
 Makers = list["Callable[[int], RenderableType]"]  # of something to show in so many columns
 
 
-@dataclass(frozen=True)
 class Output:
-    """Where a command's results go, and in which form."""
+    """Where a command's results go, and in which form. To be made before anything else is redirected."""
 
-    json: bool = False
-    quiet: bool = False
-    stream: TextIO = field(default_factory=lambda: sys.stdout)
+    def __init__(self, json: bool = False, quiet: bool = False) -> None:
+        self.json = json
+        self.quiet = quiet
+        self.stream = sys.stdout
+
+    @property
+    def dialog(self) -> dict[str, Any]:
+        """The options by which what runs engines speaks to the user."""
+        return {"ask": self.ask, "progress": self.progress}
 
     @property
     def progress(self) -> Progress:

@@ -19,15 +19,15 @@ PipelineName = Annotated[
 BundleFolder = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle's folder.")]
 
 _FLAGS = {
-    "json": typer.Option("--json", help="Print the result as JSON, and nothing else, on standard output."),
-    "quiet": typer.Option("--quiet", "-q", help="No progress; only the result, or the error."),
+    "json": typer.Option(False, "--json", help="Print the result as JSON, and nothing else, on standard output."),
+    "quiet": typer.Option(False, "--quiet", "-q", help="No progress; only the result, or the error."),
 }
 
 
 def command(
     options: type | None = None, *, flags: tuple[str, ...] = ("json", "quiet")
 ) -> Callable[[Callable[..., int | None]], Callable[..., None]]:
-    """Make a function a command: `def verb(ARGUMENT, output, **options)`, which returns its exit code, or None to go on.
+    """Make a function a command: `def verb(ARGUMENT, output, **options)`, which returns its exit code or None.
 
     Its own parameters are annotated as typer wants them; `--help` shows them before the options, or after them where
     they stand after `output`. The function gets the options of the class by their names there, those that repeat only
@@ -41,21 +41,20 @@ def command(
             if each.kind != inspect.Parameter.VAR_KEYWORD
         ]
         place = [each.name for each in own].index("output")
-        every = described(options) if options else {}
-        names = {_flag_name(each).replace("-", "_"): each for each in every.values() if each.option.cli}
+        every = described(options).values() if options else ()
+        names = {_flag_name(each).replace("-", "_"): each for each in every if each.option.cli}
 
         @wraps(function)
         def call(**given: Any) -> None:
             output = Output(**{flag: given.pop(flag) for flag in flags})
             keywords = {each.name: value for name, each in names.items() if _is_given(value := given.pop(name))}
-            keywords |= {name: getattr(output, name) for name in ("ask", "progress") if name in every}
             with output.guard():
                 code = function(**given, **keywords, output=output)
             if code is not None:
                 raise typer.Exit(code)
 
-        own[place : place + 1] = [_parameter(name, each) for name, each in names.items()]
-        parameters = [*own, *(_keyword(name, Annotated[bool, _FLAGS[name]], False) for name in flags)]
+        own[place : place + 1] = [_parameter(name, _parsed(each.type), flag(each)) for name, each in names.items()]
+        parameters = [*own, *(_parameter(name, bool, _FLAGS[name]) for name in flags)]
         call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         call.__annotations__ = {each.name: each.annotation for each in parameters}
         return call
@@ -64,11 +63,13 @@ def command(
 
 
 def flag(described_option: Described) -> Any:
-    """What typer is told of an option."""
+    """An option as the default value of a typer command's parameter."""
     option, name = described_option.option, _flag_name(described_option)
+    repeats, default = described_option.repeats, described_option.default
     return typer.Option(
-        f"--{name}/--no-{name}" if described_option.default is True else f"--{name}",
-        help=f"{option.meaning} May be repeated." if described_option.repeats else option.meaning,
+        None if repeats else default,
+        f"--{name}/--no-{name}" if default is True else f"--{name}",
+        help=f"{option.meaning} May be repeated." if repeats else option.meaning,
         metavar=option.metavar,
         min=option.minimum,
     )
@@ -84,11 +85,7 @@ def _flag_name(option: Described) -> str:
     return option.option.flag.removeprefix("--") or option.name.replace("_", "-")
 
 
-def _parameter(name: str, option: Described) -> inspect.Parameter:
-    return _keyword(name, Annotated[_parsed(option.type), flag(option)], None if option.repeats else option.default)
-
-
-def _keyword(name: str, annotation: Any, default: Any) -> inspect.Parameter:
+def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 

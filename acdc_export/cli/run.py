@@ -22,6 +22,6 @@ def run(pipeline: PipelineName, output: Output, **options: Any) -> int:
     """
     from .. import workflow
 
-    outcome = workflow.run(pipeline, **options)
+    outcome = workflow.run(pipeline, **options, **output.dialog)
     output.show(outcome)
     return outcome.exit_code

@@ -79,4 +79,4 @@ def install(name: TargetName, output: Output, **options: Any) -> None:
     from ..config import load_target
 
     target = load_target(name)
-    output.text(f"{target.name} is ready: {EngineOptions(**options).ensure(target).python}")
+    output.text(f"{target.name} is ready: {EngineOptions(**options, **output.dialog).ensure(target).python}")

@@ -34,7 +34,7 @@ def train(
     if dry_run:
         output.show(workflow.rehearse(pipeline, progress=output.progress))
         return
-    pair = workflow.train(pipeline, **options)
+    pair = workflow.train(pipeline, **options, progress=output.progress)
     sparsity = pair.record.pattern.achieved
     output.result(
         {"pair": str(pair.path), "sparsity": sparsity, "metrics": pair.record.metrics},

@@ -21,6 +21,6 @@ def verify(bundle: BundleFolder, output: Output, **options: Any) -> int:
     """
     from .. import workflow
 
-    verification = workflow.verify(bundle, **options)
+    verification = workflow.verify(bundle, **options, **output.dialog)
     output.show(verification)
     return verification.exit_code
