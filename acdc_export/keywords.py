@@ -166,12 +166,12 @@ def _parameters(options: type) -> list[inspect.Parameter]:
     """The options as parameters of a function, positional ones first."""
     return [
         inspect.Parameter(
-            each.name,
-            inspect.Parameter.KEYWORD_ONLY if each.keyword_only else inspect.Parameter.POSITIONAL_OR_KEYWORD,
-            default=each.default,
-            annotation=_text(each.type),
+            entry.name,
+            inspect.Parameter.KEYWORD_ONLY if entry.keyword_only else inspect.Parameter.POSITIONAL_OR_KEYWORD,
+            default=entry.default,
+            annotation=_text(entry.type),
         )
-        for each in sorted(described(options).values(), key=lambda each: each.keyword_only)
+        for entry in sorted(described(options).values(), key=lambda entry: entry.keyword_only)
     ]
 
 
@@ -191,18 +191,17 @@ def _with_options(text: str, options: type) -> str:
     """A docstring with a section for its options, before what it says of results and errors."""
     head, section, rest = text, "", ""
     for title in ("Returns:", "Raises:"):
-        before, found, after = text.partition(f"\n{title}\n")
-        if found:
-            head, section, rest = before, found, after
+        if f"\n{title}\n" in text:
+            head, section, rest = text.partition(f"\n{title}\n")
             break
     lines = [
         textwrap.fill(
-            f"{each.name}: {each.option.meaning} {each.option.python}".rstrip(),
+            f"{entry.name}: {entry.option.meaning} {entry.option.python}".rstrip(),
             width=110,
             initial_indent="    ",
             subsequent_indent="        ",
             break_on_hyphens=False,
         )
-        for each in described(options).values()
+        for entry in described(options).values()
     ]
     return "\n".join([f"{head.rstrip()}\n\nOptions:", *lines, *([section + rest] if section else [])])

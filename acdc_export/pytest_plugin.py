@@ -58,7 +58,7 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
 
 
 class AcdcCheck:
-    """What the fixture `acdc_check` is: a function with the options of `acdc_export.check`. It is here for annotations."""
+    """The type of the fixture `acdc_check`: a function with the options of `acdc_export.check`."""
 
     def __init__(self, check: Callable[[str | Path, dict[str, Any]], Check]) -> None:
         self._check = check

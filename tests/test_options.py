@@ -44,14 +44,14 @@ def parameters(verb: str) -> dict[str, Any]:
     """What a command takes, by the names of its flags."""
     command: Any = typer.main.get_command(app)
     command = command.commands[verb] if verb else command
-    return {flag: each for each in command.params for flag in each.opts if flag.startswith("--")}
+    return {flag: parameter for parameter in command.params for flag in parameter.opts if flag.startswith("--")}
 
 
 @pytest.mark.parametrize("options", CLASSES)
 def test_each_option_has_a_meaning_that_is_a_sentence(options: type) -> None:
-    for each in described(options).values():
-        assert each.option.meaning.endswith((".", "?")), each.name
-        assert "--" not in each.option.meaning, each.name
+    for entry in described(options).values():
+        assert entry.option.meaning.endswith((".", "?")), entry.name
+        assert "--" not in entry.option.meaning, entry.name
 
 
 def test_a_class_tells_its_own_options_first() -> None:
@@ -63,13 +63,13 @@ def test_a_class_tells_its_own_options_first() -> None:
 def test_a_function_takes_the_options_of_its_class(function: Callable[..., Any], options: type) -> None:
     first, *rest = inspect.signature(function).parameters.values()
     assert first.default is first.empty
-    assert {each.name: each.default for each in rest} == {
-        each.name: each.default for each in described(options).values()
+    assert {entry.name: entry.default for entry in rest} == {
+        entry.name: entry.default for entry in described(options).values()
     }
     text = inspect.getdoc(function) or ""
     assert "\n\nOptions:\n" in text
-    for each in described(options).values():
-        assert f"    {each.name}: {each.option.meaning[:40]}" in text
+    for entry in described(options).values():
+        assert f"    {entry.name}: {entry.option.meaning[:40]}" in text
     assert text.index("Options:") < text.index("Raises:")
 
 
@@ -148,19 +148,19 @@ def test_a_check_is_against_one_thing() -> None:
 def test_a_command_takes_the_options_of_its_class_in_their_order(verb: str, options: type) -> None:
     taken = parameters(verb)
     flags = [
-        each.option.flag or "--" + each.name.replace("_", "-")
-        for each in described(options).values()
-        if each.option.cli
+        entry.option.flag or "--" + entry.name.replace("_", "-")
+        for entry in described(options).values()
+        if entry.option.cli
     ]
     assert [flag for flag in taken if flag in flags] == flags
-    for each, flag in zip((one for one in described(options).values() if one.option.cli), flags, strict=True):
-        assert taken[flag].help.startswith(each.option.meaning)
-        assert taken[flag].multiple == each.repeats
-        assert taken[flag].default == (None if each.repeats else each.default)
+    for entry, flag in zip((entry for entry in described(options).values() if entry.option.cli), flags, strict=True):
+        assert taken[flag].help.startswith(entry.option.meaning)
+        assert taken[flag].multiple == entry.repeats
+        assert taken[flag].default == (None if entry.repeats else entry.default)
 
 
 def test_only_what_can_not_be_written_is_left_to_python() -> None:
-    assert [each.name for each in described(RunOptions).values() if not each.option.cli] == [
+    assert [entry.name for entry in described(RunOptions).values() if not entry.option.cli] == [
         "judging",
         "ask",
         "progress",
@@ -180,8 +180,8 @@ def test_what_a_command_is_given_arrives(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(workflow, "run", fake)
     line = (
-        "run digits --target cpu --target ./mine --precision int8 --calibrate digits:train --keep-fp32 head --threads 1 "
-        "--threads 2 --batch-size 3 --runs there --budget 4 --gate speedup>=2 --require-deployable "
+        "run digits --target cpu --target ./mine --precision int8 --calibrate digits:train --keep-fp32 head "
+        "--threads 1 --threads 2 --batch-size 3 --runs there --budget 4 --gate speedup>=2 --require-deployable "
         "--accept-license deepsparse"
     )
     result = CliRunner().invoke(app, line.split())

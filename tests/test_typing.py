@@ -59,12 +59,12 @@ def test_mypy_takes_right_calls_and_refuses_wrong_ones(tmp_path: Path) -> None:
         "--hide-error-context",
         str(file),
     ]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    checked = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     errors = {}
-    for line in done.stdout.splitlines():
+    for line in checked.stdout.splitlines():
         where, _, message = line.partition(": error: ")
         if message:
             errors[int(where.rpartition(":")[2])] = message
-    assert [number for number in errors if number <= len(lines)] == [], done.stdout
+    assert [number for number in errors if number <= len(lines)] == [], checked.stdout
     for number, (call, said) in enumerate(WRONG, len(lines) + 2):
         assert said in errors.get(number, "no error"), call

@@ -34,42 +34,43 @@ def command(
     if they were given. `output` prints as the `flags` say.
     """
 
-    def decorate(function: Callable[..., int | None]) -> Callable[..., None]:
-        own = [
-            each.replace(kind=inspect.Parameter.KEYWORD_ONLY)
-            for each in inspect.signature(function, eval_str=True).parameters.values()
-            if each.kind != inspect.Parameter.VAR_KEYWORD
-        ]
-        place = [each.name for each in own].index("output")
-        every = described(options).values() if options else ()
-        names = {_flag_name(each).replace("-", "_"): each for each in every if each.option.cli}
+    described_options = described(options).values() if options else ()
+    names = {_flag_name(entry).replace("-", "_"): entry for entry in described_options if entry.option.cli}
 
+    def decorate(function: Callable[..., int | None]) -> Callable[..., None]:
         @wraps(function)
         def call(**given: Any) -> None:
             output = Output(**{flag: given.pop(flag) for flag in flags})
-            keywords = {each.name: value for name, each in names.items() if _is_given(value := given.pop(name))}
+            keywords = {entry.name: value for name, entry in names.items() if _is_given(value := given.pop(name))}
             with output.guard():
                 code = function(**given, **keywords, output=output)
             if code is not None:
                 raise typer.Exit(code)
 
-        own[place : place + 1] = [_parameter(name, _parsed(each.type), flag(each)) for name, each in names.items()]
-        parameters = [*own, *(_parameter(name, bool, _FLAGS[name]) for name in flags)]
+        parameters = [
+            parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+            for parameter in inspect.signature(function, eval_str=True).parameters.values()
+            if parameter.kind != inspect.Parameter.VAR_KEYWORD
+        ]
+        place = [parameter.name for parameter in parameters].index("output")
+        parameters[place : place + 1] = [
+            _parameter(name, _parsed(entry.type), flag(entry)) for name, entry in names.items()
+        ]
+        parameters += [_parameter(name, bool, _FLAGS[name]) for name in flags]
         call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        call.__annotations__ = {each.name: each.annotation for each in parameters}
+        call.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         return call
 
     return decorate
 
 
-def flag(described_option: Described) -> Any:
+def flag(entry: Described) -> Any:
     """An option as the default value of a typer command's parameter."""
-    option, name = described_option.option, _flag_name(described_option)
-    repeats, default = described_option.repeats, described_option.default
+    option, name = entry.option, _flag_name(entry)
     return typer.Option(
-        None if repeats else default,
-        f"--{name}/--no-{name}" if default is True else f"--{name}",
-        help=f"{option.meaning} May be repeated." if repeats else option.meaning,
+        None if entry.repeats else entry.default,
+        f"--{name}/--no-{name}" if entry.default is True else f"--{name}",
+        help=f"{option.meaning} May be repeated." if entry.repeats else option.meaning,
         metavar=option.metavar,
         min=option.minimum,
     )
@@ -80,9 +81,9 @@ def as_path(path: Path) -> str:
     return str(path) if "/" in str(path) else f"./{path}"
 
 
-def _flag_name(option: Described) -> str:
+def _flag_name(entry: Described) -> str:
     """The name of an option on the command line, without the hyphens in front of it."""
-    return option.option.flag.removeprefix("--") or option.name.replace("_", "-")
+    return entry.option.flag.removeprefix("--") or entry.name.replace("_", "-")
 
 
 def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
