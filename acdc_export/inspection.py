@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 
-from . import lowering
 from .bundle import Bundle
 from .errors import UsageError
 from .extras import extra
@@ -28,7 +27,7 @@ def inspect(path: Path) -> Inspection:
 
 def _parts(path: Path) -> list[Part]:
     with extra("export"):
-        pass
+        from . import lowering
 
     if path.is_dir() and (path / "manifest.json").is_file():
         bundle = Bundle.load(path)
@@ -65,6 +64,8 @@ def _training(path: Path) -> Training | None:
 def _checkpoint(path: Path) -> tuple[WeightAudit, ...]:
     """PyTorch's layout: (out, in, ...) for Linear and Conv alike, so that the input channels are axis 1."""
     from safetensors import SafetensorError, safe_open
+
+    from . import lowering
 
     found: list[WeightAudit] = []
     try:

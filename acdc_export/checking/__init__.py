@@ -3,6 +3,7 @@
 from ..records.check import BundleFacts, Cause, Check, Kind
 from . import baseline
 from .loaded import LoadedBundle, find_target, open_bundle
+from .request import Request, resolve
 from .steps import REGRESSION, STORED, Setup, conduct, gates
 from .writing import append_history, check_history, check_place, entry, write
 
@@ -14,6 +15,7 @@ __all__ = [
     "Check",
     "Kind",
     "LoadedBundle",
+    "Request",
     "Setup",
     "append_history",
     "baseline",
@@ -24,5 +26,6 @@ __all__ = [
     "find_target",
     "gates",
     "open_bundle",
+    "resolve",
     "write",
 ]

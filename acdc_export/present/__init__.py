@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from importlib import import_module
 from pathlib import Path
+from typing import TextIO
 
 # These modules come first: the functions below have the names of two of them, and take their place in the package.
 from . import markdown as _markdown
@@ -41,17 +42,17 @@ def text(record: object, width: int = 120) -> str:
     return terminal.plain(document(record), width)
 
 
-def show(record: object) -> None:
-    """Print a record to standard output: in a terminal in its width and with colours, else as plain text."""
+def show(record: object, stream: TextIO | None = None) -> None:
+    """Print a record to a stream, by default standard output: in a terminal's width and colours, or as plain text."""
     from rich.console import Console
 
     from . import terminal
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, file=stream)
     if console.is_terminal:
         console.print(terminal.render(document(record), console.width))
     else:
-        print(text(record))
+        print(text(record), file=stream)
 
 
 def markdown(record: object, level: int = 1) -> str:

@@ -84,7 +84,7 @@ def _details(report: Report) -> list[Table]:
         )
         tables.append(Table("Right, by class", ("class", "samples", "sparse", "dense twin"), classes))
     if report.profile:
-        whole = sum(layer.seconds for layer in report.profile)
+        whole = sum(layer.seconds for layer in report.profile) or 1.0
         layers = tuple(
             (layer.name, layer.operator, f"{1e3 * layer.seconds:.4f}", percent(layer.seconds, whole))
             for layer in report.profile
