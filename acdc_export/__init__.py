@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .errors import AcdcExportError
     from .pair import Pair
     from .training import ACDC, NM, Blocks, Schedule, Unstructured
-    from .workflow import export, train, verify
+    from .workflow import check, compare, export, run, train, verify
 
 _HOMES = {
     "ACDC": "training",
@@ -29,6 +29,7 @@ _HOMES = {
     "check": "workflow",
     "compare": "workflow",
     "export": "workflow",
+    "run": "workflow",
     "train": "workflow",
     "verify": "workflow",
 }
@@ -46,6 +47,7 @@ __all__ = [
     "check",
     "compare",
     "export",
+    "run",
     "train",
     "verify",
 ]

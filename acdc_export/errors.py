@@ -28,6 +28,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from difflib import get_close_matches
 
+from .printable import printable_lines
+
 __all__ = [
     "AcdcExportError",
     "BaselineError",
@@ -50,14 +52,17 @@ __all__ = [
 
 
 class AcdcExportError(Exception):
-    """An error of two lines: `message` says what is wrong and where, `remedy` what to do about it."""
+    """An error of two lines: `message` says what is wrong and where, `remedy` what to do about it.
+
+    Both quote files and runtimes, so both are cleaned of what a terminal would obey.
+    """
 
     exit_code = 70
 
     def __init__(self, message: str, remedy: str) -> None:
-        super().__init__(f"{message}\n{remedy}")
-        self.message = message
-        self.remedy = remedy
+        self.message = printable_lines(message)
+        self.remedy = printable_lines(remedy)
+        super().__init__(f"{self.message}\n{self.remedy}")
 
 
 class UsageError(AcdcExportError):

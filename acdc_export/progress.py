@@ -1,8 +1,7 @@
-"""How long work tells where it is: `Progress` itself is silent, `Terminal` speaks on standard error."""
+"""How long work tells where it is. `Progress` itself is silent; `present.progress` has the one that speaks."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -22,51 +21,3 @@ class Progress:
 
 
 SILENT = Progress()
-
-
-class Terminal(Progress):
-    """A live bar where standard error is a terminal, and otherwise a line at the start and end of each task."""
-
-    def __init__(self) -> None:
-        from rich.console import Console
-
-        self._console = Console(stderr=True, highlight=False)
-
-    def say(self, text: str) -> None:
-        self._console.print(text, markup=False, soft_wrap=True)
-
-    @contextmanager
-    def task(self, description: str, total: float) -> Iterator[Advance]:
-        if not self._console.is_terminal:
-            with _lines(description, total) as advance:
-                yield advance
-            return
-        from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
-        from rich.progress import Progress as Bar
-
-        columns = (
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=24),
-            TaskProgressColumn(),
-            TimeRemainingColumn(compact=True),
-            TextColumn("{task.fields[detail]}", markup=False),
-        )
-        with Bar(*columns, console=self._console, transient=True) as bar:
-            identity = bar.add_task(description, total=total, detail="")
-            yield lambda amount=1.0, detail="": bar.update(identity, advance=amount, detail=detail)
-
-
-@contextmanager
-def _lines(description: str, total: float) -> Iterator[Advance]:
-    """For logs: a line at every quarter of the work, so that a log shows life without drowning in it."""
-    done, shown = 0.0, 0
-
-    def advance(amount: float = 1.0, detail: str = "") -> None:
-        nonlocal done, shown
-        done += amount
-        quarter = int(4 * done / total + 1e-9) if total else 4
-        if quarter > shown:
-            shown = quarter
-            print(f"{description}: {min(100, 25 * quarter)} %  {detail}".rstrip(), file=sys.stderr, flush=True)
-
-    yield advance

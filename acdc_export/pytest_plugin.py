@@ -18,29 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
+    from . import workflow
     from .checking import Check
-
-# Those of `workflow.check`, which is too heavy to be asked for them here.
-OPTIONS = (
-    "against",
-    "self_test",
-    "baseline",
-    "save",
-    "gates",
-    "budget",
-    "data",
-    "twins",
-    "target",
-    "against_target",
-    "out",
-    "history",
-    "threads",
-    "accept_licenses",
-    "ask",
-    "progress",
-)
-_KINDS = OPTIONS[:4]  # what to check against: one of them, never two
-_LISTS = ("gates", "accept_licenses")
 
 _CHECKED = pytest.StashKey[bool]()
 
@@ -78,13 +57,29 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
         )
 
 
+class AcdcCheck:
+    """The type of the fixture `acdc_check`: a function with the options of `acdc_export.check`."""
+
+    def __init__(self, check: Callable[[str | Path, dict[str, Any]], Check]) -> None:
+        self._check = check
+
+    if TYPE_CHECKING:
+        __call__ = staticmethod(workflow.check)
+    else:
+
+        def __call__(self, new, **options):
+            return self._check(new, options)
+
+
 @pytest.fixture
-def acdc_check(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Check]:
+def acdc_check(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AcdcCheck:
     """Hold a bundle against an older one: acdc_check("bundles/new", against="bundles/old").
 
-    It takes the options of `acdc_export.workflow.check`, with those of `@pytest.mark.acdc(...)` as defaults, and
+    It takes the options of `acdc_export.check`, with those of `@pytest.mark.acdc(...)` as defaults, and
     returns its `Check` if every gate passed. Whatever else comes of it fails the test with the whole report: a gate
     that failed, was inconclusive or could not be measured, and a mistake. Paths are relative to the working directory.
+
+    For editors and type checkers: `from acdc_export.pytest_plugin import AcdcCheck`, and `acdc_check: AcdcCheck`.
 
     What it writes goes into one of pytest's temporary folders, unless `out` is given. It takes `budget` seconds (60)
     and some for loading; under pytest-xdist it also waits for the checks of other workers. Leave room for that with
@@ -92,7 +87,7 @@ def acdc_check(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
     """
     defaults = _or_fail(_marked, request.node)
 
-    def check(new: str | Path, **options: Any) -> Check:
+    def check(new: str | Path, options: dict[str, Any]) -> Check:
         request.node.stash[_CHECKED] = True
         asked = _or_fail(_asked, defaults, options)
         if "out" not in asked:
@@ -102,10 +97,12 @@ def acdc_check(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
         request.node.user_properties.extend(_properties(found))
         if not found.passed:
             disturbed = f"\n  Note: {_DISTURBED}" if _has_neighbours() else ""
-            pytest.fail(f"{found}{disturbed}\n  Written to {asked['out']}.", pytrace=False)
+            from . import present
+
+            pytest.fail(f"{present.text(found)}{disturbed}\n  Written to {asked['out']}.", pytrace=False)
         return found
 
-    return check
+    return AcdcCheck(check)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -139,30 +136,33 @@ def _marked(node: pytest.Item) -> dict[str, Any]:
 
 def _asked(defaults: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
     """The options of one check. Raises `UsageError`."""
-    asked = _over(defaults, _known(options, "acdc_check"))
-    # A single gate without its list is meant as one, not as its letters.
-    return {name: [value] if name in _LISTS and isinstance(value, str) else value for name, value in asked.items()}
+    return _over(defaults, _known(options, "acdc_check"))
 
 
 def _over(defaults: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
     """Both, where `options` win. One that says what to check against wins over any other that does."""
-    replaced = _KINDS if any(kind in options for kind in _KINDS) else ()
+    from .options import CheckOptions
+
+    replaced = CheckOptions.KINDS if any(kind in options for kind in CheckOptions.KINDS) else ()
     return {**{name: value for name, value in defaults.items() if name not in replaced}, **options}
 
 
 def _known(options: Mapping[str, Any], where: str) -> Mapping[str, Any]:
-    for name in options:
-        if name not in OPTIONS:
-            from .errors import nearest
+    from .keywords import misspelt
+    from .options import CheckOptions
 
-            _refuse(f"{where} has no option '{name}'{nearest(name, OPTIONS)}.")
+    if message := misspelt(where, options, CheckOptions):
+        _refuse(message)
     return options
 
 
 def _refuse(message: str) -> None:
     from .errors import UsageError
+    from .keywords import described
+    from .options import CheckOptions
 
-    raise UsageError(message, f"Its options are {', '.join(OPTIONS)}; the new bundle is named in the call.")
+    names = ", ".join(described(CheckOptions))
+    raise UsageError(message, f"Its options are {names}; the new bundle is named in the call.")
 
 
 def _or_fail(function: Callable[..., Any], *arguments: Any) -> Any:
@@ -199,10 +199,11 @@ def _has_neighbours() -> bool:
 
 def _properties(check: Check) -> list[tuple[str, object]]:
     """What is kept with the test's report, and so in pytest's JUnit XML: plain strings and numbers."""
-    from .present.check import headline
+    from .present import document
+    from .printable import printable
 
     found: list[tuple[str, object]] = [
-        ("acdc_export.check", headline(check)),
+        ("acdc_export.check", printable(document(check).headline)),
         ("acdc_export.verdict", check.verdict),
     ]
     ratio = check.measured.get("latency.p50.ratio")

@@ -35,7 +35,7 @@ from acdc_export.evaluation.static import examine
 from acdc_export.evidence import latency
 from acdc_export.evidence.latency import Plan
 from acdc_export.pair import Pair
-from acdc_export.progress import Terminal
+from acdc_export.present.progress import TerminalProgress
 
 from . import families, variants
 from .networks import resnet50
@@ -88,7 +88,7 @@ def main() -> None:
 
 def measure(name: str) -> dict[str, Any]:
     """Measure all variants of a network in turns."""
-    progress, skipped = Terminal(), {}
+    progress, skipped = TerminalProgress(), {}
     opens: dict[str, latency.Open] = {}
     with tempfile.TemporaryDirectory() as folder:
         for at, (title, pair) in enumerate(pairs(name).items()):

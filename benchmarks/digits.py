@@ -6,8 +6,8 @@ import tempfile
 from typing import Any
 
 from acdc_export import export
-from acdc_export.progress import Terminal
-from acdc_export.records.report import to_json
+from acdc_export.present.progress import TerminalProgress
+from acdc_export.records import to_json
 
 from . import pairs
 
@@ -16,7 +16,7 @@ BATCH_SIZES = (1, 16, 64)
 
 def main() -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as out:
-        report = export(pairs.digits(), "cpu", batch_sizes=BATCH_SIZES, out=out, progress=Terminal()).report
+        report = export(pairs.digits(), "cpu", batch_sizes=BATCH_SIZES, out=out, progress=TerminalProgress()).report
     print(f"{'batch':>5}  {'variant':<20}{'p50 ms':>9}  over sparse, with 95 % interval")
     for facts in sorted(report.latency, key=lambda facts: facts.batch_size):
         for name, variant in facts.variants.items():

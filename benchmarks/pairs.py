@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from acdc_export import workflow
 from acdc_export.pair import Pair
-from acdc_export.progress import Terminal
+from acdc_export.present.progress import TerminalProgress
 
 
 def digits() -> Pair:
-    return workflow.obtain("digits", "runs", progress=Terminal())
+    return workflow.obtain("digits", "runs", progress=TerminalProgress())

@@ -28,7 +28,7 @@ from torch import nn
 
 from acdc_export import config, data, models
 from acdc_export.pair import Half
-from acdc_export.progress import Terminal
+from acdc_export.present.progress import TerminalProgress
 from acdc_export.training import ACDC, Schedule, flops, loop
 from acdc_export.training.enforcement import Enforcement
 
@@ -73,7 +73,7 @@ def run(method: str, name: str, seed: int) -> dict[str, Any]:
         epochs = _equal(method, name)
     torch.manual_seed(seed)
     training = _Run(pipeline, epochs)
-    with Terminal().task(f"{method}, {name}, seed {seed}", epochs) as advance:
+    with TerminalProgress().task(f"{method}, {name}, seed {seed}", epochs) as advance:
         line = {"dense": training.dense, "acdc": training.acdc, "gradual": training.gradual}.get(
             method, training.one_shot
         )(advance)

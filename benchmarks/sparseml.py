@@ -20,7 +20,7 @@ from acdc_export import machine
 from acdc_export.evidence import latency
 from acdc_export.evidence.latency import Plan
 from acdc_export.pair import Pair
-from acdc_export.progress import Terminal
+from acdc_export.present.progress import TerminalProgress
 
 from . import deployments, variants
 
@@ -58,7 +58,7 @@ def main() -> None:
         (name,) = (spec.name for spec in pair.record.inputs)
         inputs = {name: pair.reference.inputs[name][:1]}
         cpus = machine.describe().cpus
-        with Terminal().task("in turns", PLAN.most) as advance:
+        with TerminalProgress().task("in turns", PLAN.most) as advance:
             compared = latency.measure(
                 opens, inputs, batch_size=1, plan=PLAN, cpus=cpus, advance=lambda seconds: advance()
             ).latency()

@@ -19,7 +19,7 @@ import torch
 from acdc_export import Unstructured, machine
 from acdc_export.evidence import latency
 from acdc_export.evidence.latency import Plan
-from acdc_export.progress import Terminal
+from acdc_export.present.progress import TerminalProgress
 
 from . import families, variants
 
@@ -57,7 +57,7 @@ def measure(name: str) -> dict[str, list[str]]:
                 opens[f"{title} {deployment}"] = variants.lower(pair, "sparse", deployment, int8, where)
         inputs = {key: array[:1] for key, array in pair.reference.inputs.items()}
         cpus = machine.describe().cpus
-        with Terminal().task(name, PLAN.most) as advance:
+        with TerminalProgress().task(name, PLAN.most) as advance:
             taken = latency.measure(
                 opens, inputs, batch_size=1, plan=PLAN, cpus=cpus, advance=lambda seconds: advance()
             )

@@ -21,7 +21,7 @@ from acdc_export.config import Quantizer
 from acdc_export.evidence import latency
 from acdc_export.evidence.latency import Plan
 from acdc_export.pair import Pair
-from acdc_export.progress import Terminal
+from acdc_export.present.progress import TerminalProgress
 
 from . import families, variants
 
@@ -62,7 +62,7 @@ def measure(pair: Pair) -> list[str]:
         lower("FP32", "cpu")
         inputs = {key: array[:1] for key, array in pair.reference.inputs.items()}
         cpus = machine.describe().cpus
-        with Terminal().task(pair.path.name, PLAN.most) as advance:
+        with TerminalProgress().task(pair.path.name, PLAN.most) as advance:
             compared = latency.measure(
                 opens, inputs, batch_size=1, plan=PLAN, cpus=cpus, advance=lambda seconds: advance()
             ).latency()

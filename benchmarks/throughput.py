@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from acdc_export import Pair, export, machine
-from acdc_export.progress import Terminal
-from acdc_export.records.report import to_json
+from acdc_export.present.progress import TerminalProgress
+from acdc_export.records import to_json
 
 from . import deployments, pairs, variants
 
@@ -57,7 +57,7 @@ def measure(pair: Pair, budget: float) -> dict[str, Any]:
             gates=["speedup >= 1"],
             budget=budget,
             out=out,
-            progress=Terminal(),
+            progress=TerminalProgress(),
         ).report
     content = to_json(report)
     return {

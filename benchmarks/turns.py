@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from acdc_export import machine
 from acdc_export.checking import open_bundle
 from acdc_export.evidence import latency
 from acdc_export.evidence.latency import Plan
-from acdc_export.progress import SILENT
+from acdc_export.options import BundleOptions
 
 from . import trust
 
@@ -22,8 +21,8 @@ LAUNCHES = 20
 
 
 def main() -> dict[str, Any]:
-    bundle, cpus = trust.the_bundle(trust.BATCH).path, machine.describe().cpus
-    loaded = open_bundle(bundle, None, cpus, SILENT, accept_licenses=frozenset(), ask=None)
+    loaded = open_bundle(trust.the_bundle(trust.BATCH).path, None, BundleOptions())
+    cpus = loaded.cpus
     variants = {"a": loaded.open, "b": loaded.open}
     logs: dict[float, list[float]] = {turn: [] for turn in TURNS}
     p50 = []

@@ -53,7 +53,7 @@ def calibrated(pair: Pair, folder: Path, count: int = CALIBRATED) -> Int8:
 
 
 def deployment(name: str, quantizer: Quantizer | None = None) -> Deployment:
-    """Return a deployment by its name, `TARGET` or `TARGET-PRECISION`. A `quantizer` takes the place of the target's."""
+    """Return a deployment by its name, `TARGET` or `TARGET-PRECISION`, with the `quantizer` if one is given."""
     target, _, precision = name.partition("-")
     definition = config.load_target(target)
     if quantizer:

@@ -16,11 +16,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import typer
 
-from acdc_export import resources
+from acdc_export import cli, resources
 from acdc_export.pair import Pair
 
 from .conftest import record
@@ -60,6 +62,21 @@ def test_help_names_the_exit_codes_and_loads_nothing_heavy() -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert "4 inconclusive" in done.stdout
     assert done.stdout.strip().endswith("set()")
+
+
+@pytest.mark.parametrize("verb", ["", "check", "inspect", "pipelines", "run", "targets", "train", "verify"])
+def test_the_help_of_each_verb_has_examples_and_fits_80_columns(verb: str) -> None:
+    shown = run(*verb.split(), "--help", COLUMNS="80").stdout
+    examples = [line for line in shown.splitlines() if line.startswith(f"    acdc-export {verb}".rstrip() + " ")]
+    assert 2 <= len(examples) <= 4
+    assert max(map(len, shown.splitlines())) <= 80
+    assert "\b" not in shown
+
+
+def test_each_file_of_a_verb_is_found() -> None:
+    files = {path.stem for path in Path(cli.__file__).parent.glob("*.py")} - {"__init__", "output", "parsing", "export"}
+    group: Any = typer.main.get_command(cli.app)
+    assert set(group.commands) == files
 
 
 @pytest.mark.parametrize("arguments", [(), ("targets",), ("pipelines",)])

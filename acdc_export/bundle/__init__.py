@@ -20,14 +20,12 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import files
+from .. import files, present
 from ..errors import BundleError
 from ..files import Fingerprint
 from ..pair.record import TensorSpec
-from ..present.markdown import PICTURE, markdown
-from ..present.run_picture import svg
-from ..records import report
-from ..records.report import Report, to_json
+from ..records import to_json
+from ..records.report import UPGRADES, Report
 
 __all__ = ["SCHEMA_VERSION", "Bundle", "Manifest", "ModelFile", "check_place", "create", "finish"]
 
@@ -96,9 +94,15 @@ class Bundle:
     def report(self) -> Report:
         """The report in `evidence/report.json`. Raises `BundleError` where it can't be read."""
         path = self.path / "evidence" / "report.json"
-        return files.read_record(
-            path, Report, report.SCHEMA_VERSION, BundleError, _ANEW, report.DERIVED, report.UPGRADES
-        )
+        return files.read_record(path, Report, Report.SCHEMA_VERSION, BundleError, _ANEW, Report.DERIVED, UPGRADES)
+
+    @property
+    def passed(self) -> bool:
+        """Whether every gate passed when the bundle was made. Raises `BundleError` where its report can't be read."""
+        return self.report.passed
+
+    def __str__(self) -> str:
+        return present.text(self.report)
 
     def model(self, batch_size: int) -> Path:
         """The model file for a batch size."""
@@ -161,9 +165,7 @@ def finish(
     files.write_json(folder / "evidence" / "report.json", to_json(record))
     manifest = replace(manifest, files=files.fingerprints(folder))
     files.write_json(folder / _MARKER, {"schema_version": SCHEMA_VERSION, **asdict(manifest)})
-    (folder / "report.md").write_text(markdown(record), encoding="utf-8")
-    if record.pair.history:
-        (folder / PICTURE).write_text(svg(record.pair.history, record.pair.name), encoding="utf-8")
+    present.write_markdown(folder / "report.md", record)
 
 
 def _group(arrays: dict[str, NDArray[Any]], group: str) -> dict[str, NDArray[Any]]:

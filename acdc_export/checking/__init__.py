@@ -1,21 +1,21 @@
 """A bundle beside an older one: is it still as fast, and if not, what made it slower?"""
 
-from ..present.check import markdown, render
-from ..records.check import SCHEMA_VERSION, BundleFacts, Cause, Check, Kind
+from ..records.check import BundleFacts, Cause, Check, Kind
 from . import baseline
 from .loaded import LoadedBundle, find_target, open_bundle
+from .request import Request, resolve
 from .steps import REGRESSION, STORED, Setup, conduct, gates
-from .writing import append_history, check_history, check_place, entry, to_json, write
+from .writing import append_history, check_history, check_place, entry, write
 
 __all__ = [
     "REGRESSION",
-    "SCHEMA_VERSION",
     "STORED",
     "BundleFacts",
     "Cause",
     "Check",
     "Kind",
     "LoadedBundle",
+    "Request",
     "Setup",
     "append_history",
     "baseline",
@@ -25,9 +25,7 @@ __all__ = [
     "entry",
     "find_target",
     "gates",
-    "markdown",
     "open_bundle",
-    "render",
-    "to_json",
+    "resolve",
     "write",
 ]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
-from .. import engines, files, resources
+from .. import files, resources
 from ..bundle import Bundle
 from ..config import load_target
 from ..engines import InstalledTarget
@@ -17,8 +16,8 @@ from ..errors import BundleError, UsageError
 from ..evidence import batches, parity
 from ..evidence.engine import Engine
 from ..evidence.parity import Parity
+from ..options import BundleOptions
 from ..pair import Half
-from ..progress import Progress
 from ..records.check import BundleFacts
 
 
@@ -83,15 +82,12 @@ class LoadedBundle:
         )
 
 
-def open_bundle(
-    path: Path, target: str | None, cpus: Sequence[int], progress: Progress, **options: Any
-) -> LoadedBundle:
+def open_bundle(path: Path, target: str | None, options: BundleOptions) -> LoadedBundle:
     """Read a bundle and install its runtime, in the versions that the bundle was made with.
 
     Args:
         target: the folder of the bundle's target, where that is not a built-in one.
-        cpus: the cores that its engines run on.
-        options: `accept_licenses` and `ask`, as for `engines.ensure`.
+        options: the cores to use, and what the runtime may need to be installed.
 
     Raises:
         BundleError: the bundle can't be read, or was altered.
@@ -110,8 +106,8 @@ def open_bundle(
             f"{path} was made for the target '{manifest.target}', and {target} is '{definition.name}'.",
             "Name the folder of that target.",
         )
-    environment = engines.ensure(definition, progress=progress, locked=bundle.report.target.locked, **options)
-    return LoadedBundle(bundle, InstalledTarget(definition, environment), tuple(cpus))
+    environment = options.ensure(definition, locked=bundle.report.target.locked)
+    return LoadedBundle(bundle, InstalledTarget(definition, environment), options.machine().cpus)
 
 
 def find_target(bundle: Bundle, named: str | None) -> str:

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from .. import present
 from ..evidence.latency import Samples
 from ..files import check_file, new_folder, output_errors, write_json
 from ..files import check_place as check_folder
-from ..present.check import markdown
 from ..present.junit import junit
-from ..records.check import SCHEMA_VERSION, Check
-from ..records.report import plain_json
+from ..records import to_json
+from ..records.check import Check
 from .baseline import Entry, Stored
 from .steps import machine_class
 
@@ -41,13 +39,6 @@ def check_place(path: Path) -> None:
     check_folder(path, _MARKER)
 
 
-def to_json(check: Check) -> dict[str, Any]:
-    """The content of `check.json`. Numbers that are not finite become the strings JSON has no numbers for."""
-    head = {"schema_version": SCHEMA_VERSION, "verdict": check.verdict, "exit_code": check.exit_code}
-    content: dict[str, Any] = plain_json(asdict(check))
-    return {**head, **content}
-
-
 def write(path: Path, check: Check, samples: dict[str, Samples]) -> None:
     """Write the folder of a check in place of an older one: check.json, samples.npz, report.md, junit.xml.
 
@@ -58,7 +49,7 @@ def write(path: Path, check: Check, samples: dict[str, Samples]) -> None:
     with new_folder(path, _MARKER) as folder:
         write_json(folder / _MARKER, to_json(check))
         np.savez_compressed(folder / "samples.npz", **raw)  # type: ignore[arg-type]
-        (folder / "report.md").write_text(markdown(check), encoding="utf-8")
+        present.write_markdown(folder / "report.md", check, level=2)  # it goes into pages that have a headline
         (folder / "junit.xml").write_text(junit(check), encoding="utf-8")
 
 

@@ -6,7 +6,6 @@ import fcntl
 import json
 import math
 import os
-import re
 import selectors
 import shutil
 import signal
@@ -28,12 +27,12 @@ from ..config import Target
 from ..errors import EngineDied, EngineError, EngineTimeout, ModelRefused, RuntimeUnavailable, UsageError
 from ..evidence.engine import Arrays, LayerTime, Turn
 from ..files import output_errors
+from ..printable import printable
 from .environment import Environment
 
 Zeros = dict[str, tuple[int, int]]
 """The number of zeros and of all elements, by the weight's name."""
 
-_COLOURS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 PROTOCOL = 5
 """The version that `targets/serve.py` has to answer to `hello`."""
 
@@ -356,7 +355,7 @@ class Worker:
         )
 
     def _error(self, call: str, error: dict[str, str]) -> EngineError | RuntimeUnavailable:
-        message = _printable(error["message"])
+        message = printable(error["message"]).strip()
         if call in ("load", "build") and error["type"] in ("ImportError", "ModuleNotFoundError"):
             return RuntimeUnavailable(
                 f"{self._target.runtime.name} can't be imported: {message}",
@@ -384,7 +383,7 @@ class Worker:
         end = os.fstat(self._log.fileno()).st_size
         # Read by position: the worker shares the offset of the file with us, and writes there.
         tail = os.pread(self._log.fileno(), 4096, max(0, end - 4096)).decode(errors="replace")
-        lines = [line for raw in tail.splitlines() if (line := _printable(raw))]
+        lines = [line for raw in tail.splitlines() if (line := printable(raw).strip())]
         return lines[-1][-500:] if lines else "none."
 
     def _write(self, inputs: Arrays) -> dict[str, str]:
@@ -422,11 +421,6 @@ def _has_ended(process: subprocess.Popen[bytes]) -> bool:
         return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
     except ChildProcessError:  # the program that we are part of ignores SIGCHLD
         return True
-
-
-def _printable(line: str) -> str:
-    """Remove what moves a terminal's cursor, colours text, or can't stand in XML."""
-    return "".join(character for character in _COLOURS.sub("", line) if character.isprintable()).strip()
 
 
 def _cpu_seconds(pid: int) -> float:

@@ -10,6 +10,7 @@ from operator import gt, lt
 from typing import Literal
 
 from ..errors import nearest
+from ..printable import printable
 from .measurement import Measurement as Measurement  # every user of gates needs it
 from .metrics import METRICS
 
@@ -199,6 +200,11 @@ class Judged:
     def verdict(self) -> Status:
         """The result of all gates together."""
         return STATUSES[self.exit_code]
+
+    def __str__(self) -> str:
+        """The verdict, and a line a gate: what an `assert` shows."""
+        lines = (f"  {gate.status}: {printable(gate.gate)} ({printable(gate.detail)})" for gate in self.gates)
+        return "\n".join([self.verdict.upper(), *lines])
 
 
 def combine(codes: Iterable[int]) -> int:

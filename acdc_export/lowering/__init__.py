@@ -5,7 +5,8 @@ schemes. `calibrate` finds what quantization takes. `audit` counts zeros, and `u
 fast path.
 """
 
-from .audit import WeightAudit, audit, count, load, pruned
+from ..records.inspection import WeightAudit
+from .audit import audit, count, load, pruned
 from .calibrate import QuantizationInputs, calibrate
 from .deployment import Deployment
 from .diagnose import unsupported

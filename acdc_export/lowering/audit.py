@@ -7,7 +7,6 @@ and other values, while the n-th weighted operator stays the n-th.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,29 +15,11 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from ..errors import GraphError
-from ..patterns import USUAL, GroupCounts, PatternKind
+from ..patterns import USUAL, PatternKind
+from ..records.inspection import WeightAudit
 
 # Which input of an operator is the weight.
 _WEIGHTED = {"Conv": 1, "ConvInteger": 1, "ConvTranspose": 1, "Gemm": 1, "MatMul": 1, "MatMulInteger": 1}
-
-
-@dataclass(frozen=True)
-class WeightAudit:
-    """What one weighted operator's weight holds."""
-
-    position: int  # among the weighted operators, in topological order
-    operator: str
-    name: str  # of the initializer
-    shape: tuple[int, ...]
-    zeros: int
-    total: int
-    patterns: dict[str, GroupCounts]  # by the name of each kind that was asked for: "2:4", "block4"
-    finite: bool  # neither NaN nor infinity in it
-
-    @property
-    def sparsity(self) -> float:
-        """Zeros over weights, 0 to 1."""
-        return self.zeros / self.total
 
 
 def load(path: Path) -> ir.Model:

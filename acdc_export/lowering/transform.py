@@ -14,7 +14,8 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from ..errors import GraphError
-from .audit import WeightAudit, audit, load
+from ..records.inspection import WeightAudit
+from .audit import audit, load
 from .quantize import Quantization
 
 

@@ -1,75 +1,106 @@
-"""A comparison as text: what to deploy first, then the numbers that it comes of."""
+"""What is shown of a comparison: what to deploy first, then the numbers that it comes of."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal, cast
 
-from ..evidence.gates import shown_bytes
 from ..evidence.latency import Latency, Variant, throughput
 from ..records.comparison import Candidate, Comparison
-from .report import Table, count, gate_table, interval, machine_line
+from .document import Document, Point, ScatterChart, Section, Table
+from .format import basis, count, gate_table, interval, machine_line, milliseconds, size
 
 
-def headline(found: Comparison) -> str:
-    """One line: what to deploy."""
-    if found.recommended is None:
-        return f"{found.pair}: nothing to recommend, since no sparse half passed its gates."
-    return f"{found.pair}: deploy the {label(found.candidate(found.recommended))}."
+def document(comparison: Comparison) -> Document:
+    """What to deploy and why, a picture, the verdicts, and all candidates in every workload."""
+    recommended = comparison.recommended
+    if recommended is None:
+        headline = f"{comparison.pair}: nothing to recommend, since no sparse half passed its gates."
+    else:
+        headline = f"{comparison.pair}: deploy the {_label(comparison.candidate(recommended))}."
+    facts = [machine_line(comparison.machine, None), "Intervals: 95 % for all gates and looks together."]
+    facts += [f"Not compared, {name}: {reason}" for name, reason in comparison.missing.items()]
+    origin = f"Made on {comparison.created} by acdc-export {comparison.version}."
+    return Document(
+        headline=headline,
+        status="pass" if recommended else "fail",
+        summary=tuple(_summary(comparison)),
+        sections=(
+            *_chart(comparison),
+            gate_table(comparison.verdicts, "Deployments"),
+            _judged(comparison),
+            *_workloads(comparison),
+            basis(facts, comparison.notes, origin),
+        ),
+    )
 
 
-def summary(found: Comparison) -> list[str]:
-    """Why that, and what speaks against it, a line each."""
+def _summary(comparison: Comparison) -> list[str]:
+    """Why that deployment, and what speaks against it."""
     lines = []
-    if found.recommended is not None:
-        lines += _recommendation(found, found.candidate(found.recommended))
-    if all(one.accuracy is None for one in found.candidates):
+    if comparison.recommended is not None:
+        lines += _reasons(comparison, comparison.candidate(comparison.recommended))
+    if all(candidate.accuracy is None for candidate in comparison.candidates):
         lines.append("Accuracy was not measured: speed is all that is compared.")
     return lines
 
 
-def _recommendation(found: Comparison, best: Candidate) -> list[str]:
-    judged, lines = found.latency[0], []
+def _reasons(comparison: Comparison, best: Candidate) -> list[str]:
+    judged, lines = comparison.latency[0], []
     where = f"At batch {judged.batch_size} it is"
     if ratio := judged.ratios.get(best.name):
-        beside = label(found.candidate(found.reference))
+        beside = _label(comparison.candidate(comparison.reference))
         lines.append(f"{where} {interval(ratio.inverse(), 2)} times as fast as the {beside}.")
     if best.versus_dense:
         lines.append(f"{where} {interval(best.versus_dense, 2)} times as fast as the fastest dense twin of all.")
-    better = found.better_dense(best.name)
+    better = comparison.better_dense(best.name)
     if better:
-        beside = label(found.candidate(better[0]))
+        beside = _label(comparison.candidate(better[0]))
         lines.append(f"But the {beside} is at least as accurate, and faster: the zeros win nothing here.")
     if not best.deployable:
         lines.append(f"{best.runtime} may NOT be deployed in production; --require-deployable leaves it out.")
     return lines
 
 
-def label(one: Candidate) -> str:
+def _label(candidate: Candidate) -> str:
     """A candidate for readers: "sparse half in cpu, int8"."""
-    return f"{'sparse half' if one.half == 'sparse' else 'dense twin'} in {one.target}, {one.precision}"
+    half = "sparse half" if candidate.half == "sparse" else "dense twin"
+    return f"{half} in {candidate.target}, {candidate.precision}"
 
 
-def tables(found: Comparison) -> list[Table]:
-    """Verdicts, all candidates in the cell that gates judge, and what the other cells add."""
-    made = [gate_table(found.verdicts, "Deployments"), _judged(found)]
-    if len(found.latency) > 1:
-        made.append(_cells(found, "Median latency, milliseconds a batch", lambda variant, cell: f"{variant.p50:.3f}"))
-        made.append(
-            _cells(found, "Samples a second", lambda variant, cell: f"{throughput(variant, cell.batch_size):,.0f}")
-        )
-    return made
+def _chart(comparison: Comparison) -> list[Section]:
+    """Latency against accuracy, of the candidates that have both; nothing where none has."""
+    points, left_out = [], []
+    for candidate in comparison.candidates:
+        variant, accuracy = comparison.variant(candidate.name), candidate.accuracy
+        if variant is None or accuracy is None:
+            left_out.append(_label(candidate))
+            continue
+        half = cast(Literal["sparse", "dense"], candidate.half)
+        front = candidate.name in comparison.front
+        points.append(Point(_label(candidate), half, variant.p50, accuracy.value, accuracy.low, accuracy.high, front))
+    if not points:
+        return []
+    chart = ScatterChart(
+        name="comparison",
+        title="Latency and accuracy",
+        caption="Median latency and accuracy of each candidate, with the Pareto front",
+        subject=f"{comparison.pair}, batch {comparison.latency[0].batch_size}",
+        x="median latency, milliseconds a batch",
+        y="accuracy, %",
+        points=tuple(points),
+        notes=(f"Not in the picture, since accuracy was not measured: {'; '.join(left_out)}.",) if left_out else (),
+    )
+    return [chart]
 
 
-def context(found: Comparison) -> list[str]:
-    """What the numbers rest on."""
-    lines = [machine_line(found.machine, None), "Intervals: 95 % for all gates and looks together."]
-    lines += [f"Not compared, {name}: {reason}" for name, reason in found.missing.items()]
-    return lines + [f"Note: {note}" for note in found.notes]
-
-
-def _judged(found: Comparison) -> Table:
-    judged = found.latency[0]
-    rows = [_row(found, one, judged.variants[one.name]) for one in found.by_speed if one.name in judged.variants]
+def _judged(comparison: Comparison) -> Table:
+    judged = comparison.latency[0]
+    rows = [
+        _row(comparison, candidate, judged.variants[candidate.name])
+        for candidate in comparison.by_speed
+        if candidate.name in judged.variants
+    ]
     title = (
         f"Batch {judged.batch_size}, {count(judged.threads, 'thread')}, which the gates judge: milliseconds a batch, "
         f"{judged.launches} launches, {judged.rounds} rounds (*: none is both faster and more accurate)"
@@ -78,29 +109,42 @@ def _judged(found: Comparison) -> Table:
     return Table(title, columns, tuple(rows), optional=("load s", "p99", "p90", "file", "peak memory", "samples/s"))
 
 
-def _row(found: Comparison, one: Candidate, variant: Variant) -> tuple[str, ...]:
-    judged = found.latency[0]
-    ratio = judged.ratios.get(one.name)
+def _row(comparison: Comparison, candidate: Candidate, variant: Variant) -> tuple[str, ...]:
+    judged = comparison.latency[0]
+    ratio = judged.ratios.get(candidate.name)
     return (
-        f"{'*' if one.name in found.front else ' '} {label(one)}",
-        f"{one.accuracy.value:.2f} %" if one.accuracy else "not measured",
-        f"{variant.p50:.3f}",
-        f"{variant.p90:.3f}",
-        "" if variant.p99 is None else f"{variant.p99:.3f}",
+        f"{'*' if candidate.name in comparison.front else ' '} {_label(candidate)}",
+        f"{candidate.accuracy.value:.2f} %" if candidate.accuracy else "not measured",
+        *milliseconds(variant),
         interval(ratio.inverse(), 2) if ratio else "1",
         f"{throughput(variant, judged.batch_size):,.0f}",
-        shown_bytes(variant.memory),
-        "" if one.loading is None else f"{one.loading:.2f}",
-        "" if one.size is None else shown_bytes(one.size),
+        size(variant.memory),
+        "" if candidate.loading is None else f"{candidate.loading:.2f}",
+        "" if candidate.size is None else size(candidate.size),
     )
 
 
-def _cells(found: Comparison, title: str, shown: Callable[[Variant, Latency], str]) -> Table:
+def _workloads(comparison: Comparison) -> list[Table]:
+    """Where there are several workloads, what each candidate takes and yields in them."""
+    if len(comparison.latency) < 2:
+        return []
+    return [
+        _by_workload(comparison, "Median latency, milliseconds a batch", lambda variant, _: f"{variant.p50:.3f}"),
+        _by_workload(
+            comparison,
+            "Samples a second",
+            lambda variant, workload: f"{throughput(variant, workload.batch_size):,.0f}",
+        ),
+    ]
+
+
+def _by_workload(comparison: Comparison, title: str, shown: Callable[[Variant, Latency], str]) -> Table:
     """A column for each batch size and number of threads."""
-    cells = sorted(found.latency, key=lambda cell: (cell.threads, cell.batch_size))
+    workloads = sorted(comparison.latency, key=lambda workload: (workload.threads, workload.batch_size))
     rows = []
-    for one in found.by_speed:
-        variants = [(cell.variants.get(one.name), cell) for cell in cells]
-        rows.append((label(one), *(shown(variant, cell) if variant else "" for variant, cell in variants)))
-    columns = (f"batch {cell.batch_size}, {count(cell.threads, 'thread')}" for cell in cells)
+    for candidate in comparison.by_speed:
+        variants = [(workload.variants.get(candidate.name), workload) for workload in workloads]
+        cells = (shown(variant, workload) if variant else "" for variant, workload in variants)
+        rows.append((_label(candidate), *cells))
+    columns = (f"batch {workload.batch_size}, {count(workload.threads, 'thread')}" for workload in workloads)
     return Table(title, ("", *columns), tuple(rows))

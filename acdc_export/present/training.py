@@ -1,30 +1,73 @@
-"""How a pair was trained, as tables: its phases, and what both halves cost."""
+"""What is shown of a training run: its phases, accuracy on the way, and what both halves cost."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from ..records.history import Cost, EpochRecord, History
-from .report import Table
+from ..records.inspection import Training
+from .document import Document, Notes, RunChart, Section, Span, Table
+from .format import count, percent
 
-UNKNOWN = "Nothing is known of how it was trained."
-"""What is said of a pair without a history."""
+
+def document(training: Training) -> Document:
+    """The run by itself."""
+    history = training.history
+    if history is None:
+        return Document(f"{training.name}: a pair from elsewhere", (), tuple(sections(training)))
+    end = history.phases[-1].end if history.phases else 0
+    headline = f"{training.name}: {count(end, history.unit)} in {count(len(history.phases), 'phase')}"
+    return Document(headline, (), tuple(sections(training)))
 
 
-def tables(history: History | None, left_dense: Mapping[str, str]) -> list[Table]:
-    """All that a history holds, in reading order; without one only the layers left dense."""
-    found = [_phases(history)] if history else []
+def sections(training: Training) -> list[Section]:
+    """A picture of the run, its phases as a table, its cost where it is known, and the layers left dense.
+
+    Of a pair without a history only these layers, and a note that says so.
+    """
+    history = training.history
+    shown: list[Section] = []
+    if history is None:
+        shown.append(Notes("How it was trained", ("Nothing is known of how it was trained.",)))
+    elif history.phases:
+        shown += [_chart(training.name, history), _phases(history)]
     if history and history.cost:
-        found.append(_cost(history.cost))
-    if left_dense:
-        rows = tuple((name or "(the model itself)", why) for name, why in left_dense.items())
-        found.append(Table("Layers left dense", ("layer", "why"), rows, text=True))
-    return found
+        shown.append(_cost(history.cost))
+    if training.left_dense:
+        shown.append(left_dense(training.left_dense))
+    return shown
 
 
-def accuracy(epoch: EpochRecord) -> float | None:
-    """The accuracy that was recorded of an epoch, 0 to 1: of the metric whose name says so."""
-    return _metric(epoch, "accuracy")
+def left_dense(layers: Mapping[str, str]) -> Table:
+    """The layers that a pattern leaves dense, and why."""
+    rows = tuple((name or "(the model itself)", why) for name, why in layers.items())
+    return Table("Layers left dense", ("layer", "why"), rows, text=True)
+
+
+def _chart(name: str, history: History) -> RunChart:
+    """Accuracy is the recorded metric whose name ends so, 0 to 1; without one there are only the phases."""
+    places = {
+        half: tuple(
+            (float(epoch.index + 1), 100 * value)
+            for epoch in history.epochs
+            if epoch.half == half and (value := _metric(epoch, "accuracy")) is not None and math.isfinite(value)
+        )
+        for half in ("sparse", "dense")
+    }
+    twin = places["dense"]
+    if twin:  # it begins where it leaves the other, at the last epoch before
+        twin = (*[place for place in places["sparse"] if place[0] < twin[0][0]][-1:], *twin)
+    return RunChart(
+        name="run",
+        title="How it was trained",
+        caption="Phases and accuracy",
+        subject=name,
+        unit=history.unit,
+        phases=tuple(Span(phase.kind, phase.start, phase.end) for phase in history.phases),
+        sparse=places["sparse"],
+        dense=twin,
+    )
 
 
 def _phases(history: History) -> Table:
@@ -33,23 +76,21 @@ def _phases(history: History) -> Table:
     for epoch in history.epochs:
         at = next((number for number, phase in enumerate(history.phases) if epoch.index < phase.end), -1)
         last[at, epoch.half] = epoch
-    rows: list[tuple[str, ...]] = []
-    for number, phase in enumerate(history.phases):
-        weights = sum(phase.nonzeros.values())
-        total = max((sum(one.nonzeros.values()) for one in history.phases), default=0)
-        rows.append(
-            (
-                phase.kind,
-                f"{phase.start}-{phase.end - 1}",
-                *_end(last.get((number, "sparse"))),
-                f"{100 * (1 - weights / total):.2f} %" if total else "",
-                _percent(phase.changed),
-                _percent(phase.regrown),
-            )
+    total = max(sum(phase.nonzeros.values()) for phase in history.phases)
+    rows: list[tuple[str, ...]] = [
+        (
+            phase.kind,
+            f"{phase.start}-{phase.end - 1}",
+            *_end(last.get((number, "sparse"))),
+            percent(1 - sum(phase.nonzeros.values()) / total) if total else "",
+            _share(phase.changed),
+            _share(phase.regrown),
         )
+        for number, phase in enumerate(history.phases)
+    ]
     final = history.phases[-1]
     twin = last.get((len(history.phases) - 1, "dense"))
-    rows.append(("dense twin", f"{final.start}-{final.end - 1}", *_end(twin), "0.00 %", "", ""))
+    rows.append(("dense twin", f"{final.start}-{final.end - 1}", *_end(twin), percent(0), "", ""))
     columns = ("phase", f"{history.unit}s", "loss", "accuracy", "zeros", "masks changed", "regrown")
     title = "Training, at the end of each phase"
     return Table(title, columns, tuple(rows), optional=("regrown", "masks changed", "loss"))
@@ -57,7 +98,7 @@ def _phases(history: History) -> Table:
 
 def _cost(cost: Cost) -> Table:
     def row(what: str, flops: float, of: float) -> tuple[str, str, str]:
-        return what, f"{flops:.3g}", f"{100 * flops / of:.1f} %"
+        return what, f"{flops:.3g}", percent(flops, of, 1)
 
     whole = cost.training_multiplied
     rows = (
@@ -74,13 +115,14 @@ def _end(epoch: EpochRecord | None) -> tuple[str, str]:
     """Loss and accuracy, as far as they were recorded."""
     if epoch is None:
         return "", ""
-    loss, right = _metric(epoch, "loss"), accuracy(epoch)
-    return "" if loss is None else f"{loss:.3f}", "" if right is None else f"{100 * right:.2f} %"
+    loss, right = _metric(epoch, "loss"), _metric(epoch, "accuracy")
+    return "" if loss is None else f"{loss:.3f}", "" if right is None else percent(right)
 
 
 def _metric(epoch: EpochRecord, name: str) -> float | None:
+    """A metric that was recorded of an epoch, by the end of its name."""
     return next((value for key, value in epoch.metrics.items() if key.endswith(name)), None)
 
 
-def _percent(share: float | None) -> str:
-    return "" if share is None else f"{100 * share:.1f} %"
+def _share(fraction: float | None) -> str:
+    return "" if fraction is None else percent(fraction, digits=1)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from ..evidence.accuracy import Accuracy
 from ..evidence.gates import Judged, Measurement, Verdict
 from ..evidence.latency import Latency
 from ..machine import Machine
-
-SCHEMA_VERSION = 3
 
 Kind = Literal["against", "self-test", "baseline", "save"]
 Where = Literal["model", "export", "engine", "unknown"]
@@ -62,6 +60,9 @@ class Check(Judged):
     compares the sparse halves of both: its "sparse" is the new one's, and its "dense", the reference, the old one's.
     """
 
+    SCHEMA_VERSION: ClassVar = 3
+    DERIVED: ClassVar = ("verdict", "exit_code")
+
     kind: Kind
     created: str  # ISO 8601, UTC
     version: str  # of acdc-export
@@ -79,8 +80,3 @@ class Check(Judged):
     gates: tuple[Verdict, ...]
     causes: tuple[Cause, ...]
     notes: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        from ..present.check import text
-
-        return text(self)

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from ..evidence.gates import Measurement, Status, Verdict, combine, exit_code
 from ..evidence.latency import Latency, Variant
 from ..machine import Machine
-
-SCHEMA_VERSION = 2
-DERIVED = ("exit_code", "front", "recommended")
-"""Keys of comparison.json that follow from the others: for those who read it without this package."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +36,9 @@ class Candidate:
 @dataclass(frozen=True)
 class Comparison:
     """What was found out about a pair in several deployments."""
+
+    SCHEMA_VERSION: ClassVar = 2
+    DERIVED: ClassVar = ("exit_code", "front", "recommended")
 
     created: str  # ISO 8601, UTC
     version: str  # of acdc-export

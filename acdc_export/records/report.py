@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 from ..evidence.accuracy import Accuracy
 from ..evidence.engine import LayerTime
@@ -14,10 +13,6 @@ from ..evidence.parity import Parity
 from ..files import Upgrades, renamed
 from ..machine import Machine
 from .history import History, from_revived
-
-SCHEMA_VERSION = 5
-DERIVED = ("verdict", "exit_code")
-"""Keys of report.json that follow from the others: for those who read it without this package."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +93,9 @@ class SizeFacts:
 class Report(Judged):
     """What was found out about one pair on one target on one machine."""
 
+    SCHEMA_VERSION: ClassVar = 5
+    DERIVED: ClassVar = ("verdict", "exit_code")
+
     created: str  # ISO 8601, UTC
     version: str  # of acdc-export
     seconds: float  # that it took
@@ -118,28 +116,6 @@ class Report(Judged):
     quantization: Accuracy | None = None  # the sparse half in integers and, as "dense", in float; None in fp32
     profile: tuple[LayerTime, ...] = ()  # the sparse half's operators, in order; empty where the runtime doesn't tell
     notes: tuple[str, ...] = field(default=())  # whatever was skipped, unavailable or unusual
-
-    def __str__(self) -> str:
-        from ..present.terminal import text
-
-        return text(self)
-
-
-def to_json(report: Report) -> dict[str, Any]:
-    """The content of `report.json`. Numbers that are not finite become the strings JSON has no numbers for."""
-    document = {"schema_version": SCHEMA_VERSION, "verdict": report.verdict, "exit_code": report.exit_code}
-    return {**document, **plain_json(asdict(report))}
-
-
-def plain_json(value: Any) -> Any:
-    """Dataclasses' content as JSON has it: lists for tuples, text for keys and for numbers that JSON hasn't."""
-    if isinstance(value, dict):
-        return {str(key): plain_json(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain_json(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    return value
 
 
 def _from_4(report: dict[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from ..extras import extra
 
 if TYPE_CHECKING:
     from .acdc import ACDC, Epoch, Step
-    from .loop import Rehearsal, problems, rehearse, train
+    from .loop import problems, rehearse, train
     from .pattern import NM, Blocks, Pattern, Unstructured
     from .schedule import Phase, Schedule
 
@@ -24,7 +24,6 @@ _HOMES = {
     "Epoch": "acdc",
     "Pattern": "pattern",
     "Phase": "schedule",
-    "Rehearsal": "loop",
     "Schedule": "schedule",
     "Step": "acdc",
     "Unstructured": "pattern",
@@ -40,7 +39,6 @@ __all__ = [
     "Epoch",
     "Pattern",
     "Phase",
-    "Rehearsal",
     "Schedule",
     "Step",
     "Unstructured",

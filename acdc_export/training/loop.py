@@ -20,8 +20,9 @@ from .. import data, models
 from ..config import Pipeline, ScheduleTable, Training
 from ..data import images
 from ..errors import CheckpointError, TrainingError, UsageError
-from ..pair import LayerCount, Pair
+from ..pair import Pair
 from ..progress import SILENT, Progress
+from ..records.rehearsal import PrunedLayer, Rehearsal
 from .acdc import ACDC, Epoch
 from .loaders import BatchLoader, InMemory, Streamed
 from .pattern import Pattern, of_kind
@@ -68,16 +69,6 @@ def train(pipeline: Pipeline, out: str | Path, progress: Progress = SILENT, *, a
     return pair
 
 
-@dataclass(frozen=True)
-class Rehearsal:
-    """The results of a dry run."""
-
-    steps: tuple[tuple[str, float], ...]  # "dense", "sparse" or "twin", and the seconds of the step, in order
-    batch_size: int  # samples of each step
-    layers: dict[str, LayerCount]  # that the pattern prunes, by the weights' names
-    left_dense: dict[str, str]  # why a layer stays dense, by the module's name
-
-
 def rehearse(pipeline: Pipeline, progress: Progress = SILENT) -> Rehearsal:
     """Take one step in each phase of a pipeline, and export the result into a folder that is removed again.
 
@@ -97,7 +88,8 @@ def rehearse(pipeline: Pipeline, progress: Progress = SILENT) -> Rehearsal:
         torch.manual_seed(pipeline.seed)
         loader = _loader(pipeline, rehearsal_rows=batch_size)
         acdc = _train(pipeline, short, loader, progress, None, steps)
-        layers = _save(acdc, Path(folder) / "pair", pipeline, loader).record.pattern.layers
+        counts = _save(acdc, Path(folder) / "pair", pipeline, loader).record.pattern.layers
+    layers = {name: PrunedLayer(count.zeros, count.total) for name, count in counts.items()}
     return Rehearsal(tuple(steps), batch_size, layers, acdc.left_dense)
 
 

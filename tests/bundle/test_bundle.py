@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from acdc_export import bundle
+from acdc_export import bundle, present
 from acdc_export.bundle import Bundle, Manifest, ModelFile
 from acdc_export.errors import BundleError, OutputError
 from acdc_export.pair import TensorSpec
@@ -68,6 +68,15 @@ def test_round_trip(written: Path) -> None:
         "evidence/report.json",
         "evidence/samples.npz",
     }
+
+
+def test_a_bundle_says_what_became_of_it(written: Path) -> None:
+    """As in `assert bundle.passed, bundle`."""
+    loaded = Bundle.load(written)
+    assert loaded.passed
+    assert str(loaded) == present.text(example())
+    assert (written / "report.md").read_text() == present.markdown(example())
+    assert (written / "run.svg").is_file()
 
 
 def test_the_report_for_people_may_be_edited(written: Path) -> None:

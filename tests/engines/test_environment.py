@@ -269,9 +269,9 @@ def ensuring(target: Target, output: Path) -> Iterator[subprocess.Popen[bytes]]:
     script = f"""
         import pickle, sys
         from acdc_export.engines import ensure
-        from acdc_export.progress import Terminal
+        from acdc_export.present.progress import TerminalProgress
         sys._base_executable = {sys._base_executable!r}
-        print(ensure(pickle.loads({pickle.dumps(target)!r}), progress=Terminal()).folder)
+        print(ensure(pickle.loads({pickle.dumps(target)!r}), progress=TerminalProgress()).folder)
     """
     with output.open("w") as file:
         process = subprocess.Popen(

@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 from acdc_export.config import Target, load_target
 from acdc_export.engines import Built, Environment, InstalledTarget, Worker, ensure, licenses, open_engine, status
 from acdc_export.errors import ModelRefused, RuntimeUnavailable
-from acdc_export.progress import Terminal
+from acdc_export.present.progress import TerminalProgress
 
 pytestmark = pytest.mark.runtime
 
@@ -89,7 +89,7 @@ def installed(name: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Targ
             with pytest.raises(RuntimeUnavailable, match="--accept-license deepsparse"):
                 ensure(target)
         accepted = frozenset({target.runtime.name})
-        return target, ensure(target, accept_licenses=accepted, progress=Terminal())
+        return target, ensure(target, accept_licenses=accepted, progress=TerminalProgress())
 
 
 @pytest.fixture

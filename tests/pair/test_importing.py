@@ -73,11 +73,11 @@ def test_a_missing_half_is_said_where_it_is_asked_for(tmp_path: Path) -> None:
 
 def test_half_a_pair_is_inspected_by_the_weights_of_its_onnx(tmp_path: Path) -> None:
     alone = import_onnx(tmp_path / "alone", "sparse")
-    (part,) = inspection.inspect(alone.path)
+    contents = inspection.inspect(alone.path)
+    (part,) = contents.parts
     assert part.title.endswith("sparse half")
-    trained = inspection.training(alone.path)
-    assert trained is not None
-    assert trained.history is None
+    assert contents.training is not None
+    assert contents.training.history is None
 
     state = weights(1, 0.9)
     for change, said in ((np.nan, "holds NaN"), (1.0, "has 0 zeros, but pair.json says"), (0.0, "is zero throughout")):

@@ -1,20 +1,31 @@
-"""How a pair was trained, as tables and as a picture."""
+"""How a pair was trained, as tables and as a chart."""
+
+from __future__ import annotations
 
 from dataclasses import replace
-from xml.etree import ElementTree
 
-from acdc_export.present.markdown import markdown
-from acdc_export.present.run_picture import svg
-from acdc_export.present.training import tables
+from acdc_export.present import document, markdown, text
+from acdc_export.present.document import RunChart, Span, Table
 from acdc_export.records.history import EpochRecord, History, PhaseRecord
+from acdc_export.records.inspection import Training
 
 from .examples import HISTORY, example
 
-SVG = "{http://www.w3.org/2000/svg}"
+TRAINED = Training("tiny", HISTORY, {"stem.0": "excluded by 'stem.*'"})
 
 
-def test_each_phase_shows_what_was_recorded_at_its_end():
-    phases, cost, dense = tables(HISTORY, {"stem.0": "excluded by 'stem.*'"})
+def tables(training: Training) -> list[Table]:
+    return [section for section in document(training).sections if isinstance(section, Table)]
+
+
+def chart(training: Training) -> RunChart:
+    (found,) = document(training).charts
+    assert isinstance(found, RunChart)
+    return found
+
+
+def test_each_phase_shows_what_was_recorded_at_its_end() -> None:
+    phases, cost, dense = tables(TRAINED)
     assert phases.columns == ("phase", "epochs", "loss", "accuracy", "zeros", "masks changed", "regrown")
     assert phases.rows == (
         ("dense", "0-2", "0.333", "90.00 %", "0.00 %", "", ""),
@@ -29,44 +40,34 @@ def test_each_phase_shows_what_was_recorded_at_its_end():
     assert dense.rows == (("stem.0", "excluded by 'stem.*'"),)
 
 
-def test_a_history_without_records_has_its_phases():
-    bare = History((PhaseRecord("dense", 0, 2), PhaseRecord("sparse", 2, 3)), "step")
-    (phases,) = tables(bare, {})
+def test_a_history_without_records_has_its_phases() -> None:
+    bare = Training("bare", History((PhaseRecord("dense", 0, 2), PhaseRecord("sparse", 2, 3)), "step"), {})
+    (phases,) = tables(bare)
     assert phases.columns[1] == "steps"
     assert phases.rows[0] == ("dense", "0-1", "", "", "", "", "")
-    assert "polyline" not in svg(bare, "bare")
+    assert chart(bare).phases == (Span("dense", 0, 2), Span("sparse", 2, 3))
+    assert chart(bare).sparse == chart(bare).dense == ()
+    assert text(bare).startswith("bare: 3 steps in 2 phases")
 
 
-def test_the_picture_shades_sparse_phases_and_draws_both_halves():
-    root = ElementTree.fromstring(svg(HISTORY, "a <tiny> & small run"))
-    assert root.find(f"{SVG}title").text == "a <tiny> & small run"
-    shaded = [one for one in root.iter(f"{SVG}rect") if one.get("class") == "sparse"]
-    assert len(shaded) == 2
-    sparse, twin = root.iter(f"{SVG}polyline")
-
-    def places(line):
-        return [tuple(map(float, place.split(","))) for place in line.get("points").split()]
-
-    assert len(places(sparse)) == 5
-    assert len(places(twin)) == 3  # from where it leaves
-    frame = next(one for one in root.iter(f"{SVG}rect") if one.get("class") == "frame")
-    left, top, width, height = (float(frame.get(key)) for key in ("x", "y", "width", "height"))
-    for x, y in (*places(sparse), *places(twin)):
-        assert left <= x <= left + width + 0.1
-        assert top - 0.1 <= y <= top + height + 0.1
-    assert places(sparse)[-1][1] > places(twin)[-1][1]  # the twin is better, which is further up
+def test_without_phases_there_is_nothing_to_draw() -> None:
+    assert document(Training("none", History(()), {})).sections == ()
 
 
-def test_a_diverging_start_does_not_leave_the_frame():
-    low = tuple(EpochRecord(at, "sparse", "dense", {"accuracy": 0.01}) for at in range(1))
-    steady = tuple(EpochRecord(at, "sparse", "dense", {"accuracy": 0.93}) for at in range(1, 20))
-    picture = svg(replace(HISTORY, epochs=low + steady), "run")
-    assert "90 %" in picture
-    assert "100 %" in picture
+def test_the_chart_has_both_halves_and_the_twin_begins_where_it_leaves() -> None:
+    found = chart(TRAINED)
+    assert [at for at, _ in found.sparse] == [1, 2, 3, 5, 10]
+    assert found.dense == ((5, 87.5), (8, 95.0), (10, 98.0))
 
 
-def test_the_report_shows_it():
-    text = markdown(example("pass"))
-    assert "![Phases and accuracy](run.svg)" in text
-    assert "| dense twin | 7-9 |  | 98.00 % | 0.00 % |  |  |" in text
-    assert "3 input channels a filter are no multiple of 4" in text
+def test_an_accuracy_that_is_no_number_is_not_drawn() -> None:
+    epochs = (EpochRecord(0, "sparse", "dense", {"accuracy": float("nan")}), *HISTORY.epochs[1:])
+    found = chart(replace(TRAINED, history=replace(HISTORY, epochs=epochs)))
+    assert [at for at, _ in found.sparse] == [2, 3, 5, 10]
+
+
+def test_the_report_shows_it() -> None:
+    said = markdown(example("pass"))
+    assert "![Phases and accuracy](run.svg)" in said
+    assert "| dense twin | 7-9 |  | 98.00 % | 0.00 % |  |  |" in said
+    assert "3 input channels a filter are no multiple of 4" in said
