@@ -12,7 +12,7 @@ from acdc_export.present.junit import junit
 from acdc_export.printable import printable
 from acdc_export.records.check import Cause
 
-from ..checking.examples import SIDE, example
+from ..checking.examples import BUNDLE_FACTS, example
 from .hostile import HOSTILE
 
 ALL: tuple[Status, ...] = ("pass", "fail", "inconclusive", "not measured")
@@ -34,7 +34,7 @@ def test_junit_has_a_test_for_each_gate_and_nothing_green_but_a_pass() -> None:
 def test_it_is_well_formed_whatever_the_text(text: str, other: str) -> None:
     """And it holds the text, but for what XML forbids and what a terminal would obey."""
     gates = tuple(Verdict(text, status, other) for status in ALL)
-    check = example(gates=gates, causes=(Cause("model", text),), notes=(other,), new=replace(SIDE, path=text))
+    check = example(gates=gates, causes=(Cause("model", text),), notes=(other,), new=replace(BUNDLE_FACTS, path=text))
     suite = ElementTree.fromstring(junit(check).encode()).find("testsuite")
     assert suite is not None
     cases = suite.findall("testcase")
