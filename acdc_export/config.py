@@ -353,7 +353,7 @@ def _parse(kind: type[T], source: str, where: str, check: Callable[[Table], list
     try:
         value = TypeAdapter(kind).validate_python({**table, **known})
     except ValidationError as error:
-        problems += [_problem(kind, found["loc"], found["type"], found["msg"]) for found in error.errors()]
+        problems += [_problem(kind, mistake["loc"], mistake["type"], mistake["msg"]) for mistake in error.errors()]
     problems += check(table)
     if problems:
         raise ConfigError(where, problems)
@@ -417,21 +417,30 @@ def _schedule_problems(table: Table) -> list[str]:
 
 def _pattern_problems(table: Table) -> list[str]:
     """A kind that there isn't, and a sparsity that is missing, or stands beside that of N:M."""
-    from .patterns import parse  # numpy comes with it, which nothing else here needs
-
     given = _at(table, "pattern")
     name = given.get("kind", "unstructured") if isinstance(given, dict) else None
     if not isinstance(given, dict) or not isinstance(name, str):
         return []
-    try:
-        kind = parse(name)
-    except UsageError as error:
-        problem, remedy = (text[0].lower() + text[1:].removesuffix(".") for text in (error.message, error.remedy))
-        return [f"pattern.kind: {problem}; {remedy}"]
-    if kind.sparsity is None:
+    if problems := _kind_problems("pattern.kind", name):
+        return problems
+    from .patterns import parse
+
+    if parse(name).sparsity is None:
         return [] if "sparsity" in given else ["pattern.sparsity: missing"]
     unused = [key for key in ("sparsity", "scope", "overrides") if key in given]
     return [f"pattern.{key}: {name} has none; its sparsity is its own" for key in unused]
+
+
+def _kind_problems(where: str, name: str) -> list[str]:
+    """A kind of sparsity that there isn't."""
+    from .patterns import parse  # numpy comes with it, which nothing else here needs
+
+    try:
+        parse(name)
+    except UsageError as error:
+        problem, remedy = (text[0].lower() + text[1:].removesuffix(".") for text in (error.message, error.remedy))
+        return [f"{where}: {problem}; {remedy}"]
+    return []
 
 
 def _target_problems(table: Table, folder: Path) -> list[str]:
@@ -441,6 +450,8 @@ def _target_problems(table: Table, folder: Path) -> list[str]:
     problems += _built_in_problems(table, "benchmark.controls", "targets")
     problems += _built_in_problems(table, "pipeline", "pipelines")
     problems += _folder_name_problems(table, "name") + _folder_name_problems(table, "runtime.name")
+    for pattern in _texts(table, "requires"):
+        problems += _kind_problems("requires", pattern)
     for name in _texts(table, "name"):
         if name != folder.resolve().name:
             problems.append(f"name: '{name}' is not the name of its folder, '{folder.resolve().name}'")

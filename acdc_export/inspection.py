@@ -75,13 +75,13 @@ def _checkpoint(path: Path, kinds: Sequence[PatternKind]) -> tuple[WeightAudit, 
 
     from . import lowering
 
-    found: list[WeightAudit] = []
+    weights: list[WeightAudit] = []
     try:
         with safe_open(path, framework="numpy") as tensors:
             for name in tensors.keys():  # noqa: SIM118 (not a dict: it can't be iterated)
                 tensor = tensors.get_tensor(name)
                 if tensor.ndim >= 2 and np.issubdtype(tensor.dtype, np.floating):
-                    found.append(lowering.count(len(found), "tensor", name, tensor, 1, kinds))
+                    weights.append(lowering.count(len(weights), "tensor", name, tensor, 1, kinds))
     except SafetensorError as error:
         raise UsageError(f"{path} can't be read as safetensors: {error}.", "Check that the file is whole.") from error
-    return tuple(found)
+    return tuple(weights)

@@ -183,9 +183,6 @@ class DeployOptions(EngineOptions):
         return self.out / f"{pair}-comparison"
 
 
-Options = DeployOptions
-
-
 @dataclass(frozen=True, eq=False)
 class ExportOptions(DeployOptions):
     """How a pair is exported to one target."""

@@ -92,22 +92,22 @@ def acdc_check(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
         asked = _or_fail(_asked, defaults, options)
         if "out" not in asked:
             asked["out"] = tmp_path_factory.mktemp("acdc_check")
-        found: Check = _or_fail(_conduct, new, asked, tmp_path_factory)
+        result: Check = _or_fail(_conduct, new, asked, tmp_path_factory)
         # Not by the fixture record_property: that warns of pytest's default form of JUnit XML, for many an error.
-        request.node.user_properties.extend(_properties(found))
-        if not found.passed:
+        request.node.user_properties.extend(_properties(result))
+        if not result.passed:
             disturbed = f"\n  Note: {_DISTURBED}" if _has_neighbours() else ""
             from . import present
 
-            pytest.fail(f"{present.text(found)}{disturbed}\n  Written to {asked['out']}.", pytrace=False)
-        return found
+            pytest.fail(f"{present.text(result)}{disturbed}\n  Written to {asked['out']}.", pytrace=False)
+        return result
 
     return AcdcCheck(check)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """One line for each check, whatever came of it. Workers of pytest-xdist send them along with their reports."""
-    reports = [report for found in terminalreporter.stats.values() for report in found]
+    reports = [report for reports in terminalreporter.stats.values() for report in reports]
     # A test's last report holds all of its properties; of one that was run again, the last counts.
     last = {report.nodeid: report for report in reports if getattr(report, "when", None) == "teardown"}
     told = [(name, text) for report in last.values() for name, text in report.user_properties]
@@ -126,12 +126,12 @@ def _marked_itself(item: pytest.Item) -> bool:
 
 def _marked(node: pytest.Item) -> dict[str, Any]:
     """The options in a test's markers; the nearer one counts. Raises `UsageError`."""
-    found: dict[str, Any] = {}
+    options: dict[str, Any] = {}
     for mark in reversed(list(node.iter_markers("acdc"))):
         if mark.args:
             _refuse(f"@pytest.mark.acdc takes no {mark.args[0]!r} without the name of an option.")
-        found = _over(found, _known(mark.kwargs, "@pytest.mark.acdc"))
-    return found
+        options = _over(options, _known(mark.kwargs, "@pytest.mark.acdc"))
+    return options
 
 
 def _asked(defaults: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
@@ -202,7 +202,7 @@ def _properties(check: Check) -> list[tuple[str, object]]:
     from .present import document
     from .printable import printable
 
-    found: list[tuple[str, object]] = [
+    properties: list[tuple[str, object]] = [
         ("acdc_export.check", printable(document(check).headline)),
         ("acdc_export.verdict", check.verdict),
     ]
@@ -210,7 +210,7 @@ def _properties(check: Check) -> list[tuple[str, object]]:
     if ratio:
         name = "acdc_export.latency.p50.ratio"
         ends = (name, ratio.value), (f"{name}.low", ratio.low), (f"{name}.high", ratio.high)
-        found += [(key, float(value)) for key, value in ends]
+        properties += [(key, float(value)) for key, value in ends]
     if _has_neighbours():
-        found.append(("acdc_export.note", _DISTURBED))
-    return found
+        properties.append(("acdc_export.note", _DISTURBED))
+    return properties

@@ -127,5 +127,5 @@ def test_mistakes_in_what_is_compared(pair: Pair, cpu: str, control: str, tmp_pa
         compare(pair, ["cpu", cpu])
     with pytest.raises(UsageError, match="Unknown target 'cpuu'"):
         compare(pair, ["cpuu"])
-    with pytest.raises(TypeError, match="unexpected keyword argument 'bugdet'"):
+    with pytest.raises(UsageError, match=r"compare has no option 'bugdet' \(did you mean 'budget'\?\)"):
         compare(pair, ["cpu"], bugdet=3)

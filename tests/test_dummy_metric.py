@@ -13,7 +13,7 @@ from acdc_export import checking
 from acdc_export.checking import Check, Setup
 from acdc_export.config import load_target
 from acdc_export.errors import UsageError
-from acdc_export.evaluation import deploying, recording
+from acdc_export.evaluation import resolving, recording
 from acdc_export.evidence import gates, metrics
 from acdc_export.evidence.engine import Engine
 from acdc_export.evidence.gates import Measurement
@@ -48,10 +48,10 @@ def entry(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_export_says_before_it_runs_that_it_will_not_measure_it() -> None:
-    cpu, other = (deploying._scope(load_target(name), "fp32", True) for name in ("cpu", "onnxruntime"))
-    assert deploying._parsed([GATE], [metrics.unmeasured(cpu), metrics.unmeasured(other)])[0].limit == 0.99
+    cpu, other = (resolving._scope(load_target(name), "fp32", True) for name in ("cpu", "onnxruntime"))
+    assert resolving._parsed([GATE], [metrics.unmeasured(cpu), metrics.unmeasured(other)])[0].limit == 0.99
     with pytest.raises(UsageError, match=f"parity.agreement is not measured: {REASON}"):
-        deploying._parsed([GATE], [metrics.unmeasured(other)])
+        resolving._parsed([GATE], [metrics.unmeasured(other)])
 
 
 def test_an_export_measures_and_judges_it() -> None:

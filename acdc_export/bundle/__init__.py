@@ -84,11 +84,11 @@ class Bundle:
 
     def damage(self) -> list[str]:
         """What was changed since the bundle was written, a line each."""
-        found = files.damage(self.path, self.manifest.files)
+        problems = files.damage(self.path, self.manifest.files)
         for part in ("model", "evidence"):
             names = (path.relative_to(self.path).as_posix() for path in sorted((self.path / part).rglob("*")))
-            found += [f"{name} was added" for name in names if name not in self.manifest.files]
-        return found
+            problems += [f"{name} was added" for name in names if name not in self.manifest.files]
+        return problems
 
     @cached_property
     def report(self) -> Report:

@@ -107,12 +107,12 @@ def ensure(
         licenses.require(target, accept_licenses, ask)
         return host()
     asked = _spec(target, locked)
-    found = _find(asked)
-    if found is None:
+    environment = _find(asked)
+    if environment is None:
         python, minor = _interpreter(runtime)  # before the license: nobody reads one for nothing
     licenses.require(target, accept_licenses, ask)
-    if found is not None:
-        return found
+    if environment is not None:
+        return environment
     folder = _folder(asked, minor)
     with _alone(folder, lambda: progress.say(f"Waiting for another process that installs {asked.title}.")):
         return _find(asked) or _build(asked, python, folder, progress)
@@ -124,8 +124,8 @@ def status(target: Target) -> Status:
         _check_machine(target.runtime)
         if target.runtime.python == HOST:
             return Status("installed", "in the interpreter at hand")
-        if found := _find(spec.ordinary(target)):
-            return Status("installed", f"in {found.folder}")
+        if environment := _find(spec.ordinary(target)):
+            return Status("installed", f"in {environment.folder}")
         _interpreter(target.runtime)
     except RuntimeUnavailable as error:
         return Status("unavailable", error.message)
@@ -180,8 +180,8 @@ def _spec(target: Target, locked: dict[str, str] | None) -> EnvironmentSpec:
     if locked is None:
         return ordinary
     exact = spec.exact(target, locked)
-    found = _find(ordinary)
-    return ordinary if found is not None and not exact.differences(found.locked) else exact
+    environment = _find(ordinary)
+    return ordinary if environment is not None and not exact.differences(environment.locked) else exact
 
 
 def _folder(asked: EnvironmentSpec, minor: int) -> Path:
@@ -191,7 +191,14 @@ def _folder(asked: EnvironmentSpec, minor: int) -> Path:
 def _find(asked: EnvironmentSpec) -> Environment | None:
     """The environment, if it is installed and whole."""
     candidates = (_read(_folder(asked, minor)) for minor in _preferred(asked.target.runtime))
-    return next((found for found in candidates if found is not None and not asked.differences(found.locked)), None)
+    return next(
+        (
+            environment
+            for environment in candidates
+            if environment is not None and not asked.differences(environment.locked)
+        ),
+        None,
+    )
 
 
 def _read(folder: Path) -> Environment | None:
@@ -212,17 +219,17 @@ def _interpreter(runtime: Runtime) -> tuple[Path, int]:
         RuntimeUnavailable: there is none; the message tells what was found instead.
     """
     own = Path(getattr(sys, "_base_executable", None) or sys.executable)
-    found = []
+    rejected = []
     if sys.version_info.minor not in supported_minors(runtime.python):
-        found.append(f"{own} is {sys.version_info.major}.{sys.version_info.minor}")
+        rejected.append(f"{own} is {sys.version_info.major}.{sys.version_info.minor}")
     for minor in _preferred(runtime):
         candidates = [own] if minor == sys.version_info.minor else []
         for candidate in (*candidates, *_on_path(f"python3.{minor}")):
             answer = _probe(str(candidate))
             if answer == f"is 3.{minor}":
                 return candidate, minor
-            found.append(f"{candidate} {answer}")
-    listing = f" Found: {'; '.join(found)}." if found else ""
+            rejected.append(f"{candidate} {answer}")
+    listing = f" Found: {'; '.join(rejected)}." if rejected else ""
     versions = [f"3.{minor}" for minor in supported_minors(runtime.python)]
     raise RuntimeUnavailable(
         f"{runtime.name} needs Python {runtime.python}, and none that can make an environment is here.{listing}",

@@ -40,15 +40,15 @@ class EnvironmentSpec:
         """What pip lists other than it was locked, a phrase for each distribution."""
         if self.locked is None:
             return []
-        wanted, found = _by_name(self.locked), _by_name(listed)
+        locked, installed = _by_name(self.locked), _by_name(listed)
         phrases = []
-        for name in sorted({*wanted, *found}):
-            if name not in found:
-                phrases.append(f"{name} {wanted[name]} is missing")
-            elif name not in wanted:
-                phrases.append(f"{name} {found[name]} is there as well")
-            elif found[name] != wanted[name]:
-                phrases.append(f"{name} is {found[name]} and not {wanted[name]}")
+        for name in sorted({*locked, *installed}):
+            if name not in installed:
+                phrases.append(f"{name} {locked[name]} is missing")
+            elif name not in locked:
+                phrases.append(f"{name} {installed[name]} is there as well")
+            elif installed[name] != locked[name]:
+                phrases.append(f"{name} is {installed[name]} and not {locked[name]}")
         return phrases
 
 

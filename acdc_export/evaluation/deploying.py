@@ -16,7 +16,7 @@ from ..config import Pipeline, load_target
 from ..errors import CalibrationError, EngineError, GraphError
 from ..evidence import latency
 from ..lowering import Deployment
-from ..options import DeploymentRequest, Options, Outcome
+from ..options import DeploymentRequest, DeployOptions, Outcome
 from ..pair import Pair
 from ..records.comparison import Comparison
 from ..records.report import Report
@@ -30,7 +30,7 @@ GOLDEN = 16
 """Golden samples of a bundle: enough for one batch of most sizes, few enough to ship."""
 
 
-def deploy(pair: Pair, request: DeploymentRequest, options: Options, pipeline: Pipeline | None) -> Outcome:
+def deploy(pair: Pair, request: DeploymentRequest, options: DeployOptions, pipeline: Pipeline | None) -> Outcome:
     """Examine, time and judge all deployments of a pair, and write a bundle of each.
 
     Raises:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from .. import patterns
 from ..config import DEFAULT_GATES, Judging, Pipeline, Target, load_target
 from ..data import Data
 from ..data import load as load_data
@@ -15,7 +16,7 @@ from ..evidence.gates import Gate, GateError, parse, sampled
 from ..evidence.metrics import Scope
 from ..lowering import Deployment
 from ..machine import Machine
-from ..options import DeploymentRequest, Options
+from ..options import DeploymentRequest, DeployOptions
 from ..pair import Pair
 
 QUANTIZATION_GATE = "quantization.drop <= 1.0"
@@ -41,7 +42,7 @@ class Run:
     """What all deployments of a run share."""
 
     pair: Pair
-    options: Options
+    options: DeployOptions
     machine: Machine
     batch_sizes: tuple[int, ...]
     gated: int
@@ -65,13 +66,17 @@ class Run:
         return stats.ALPHA / max(1, sum(sampled(resolved.gates) for resolved in self.deployments))
 
 
-def resolve(pair: Pair, request: DeploymentRequest, options: Options, pipeline: Pipeline | None) -> Run:
+def resolve(pair: Pair, request: DeploymentRequest, options: DeployOptions, pipeline: Pipeline | None) -> Run:
     """Resolve what a user left open, and ready the runtimes.
 
     Raises:
-        UsageError: data, gates or options that can't be meant.
+        PairError: a half is missing.
+        UsageError: data, gates or options that can't be meant, or a pair without the pattern that a target requires.
         RuntimeUnavailable: a target that can't run here. A missing control is a note.
     """
+    pair.require("sparse", "dense")
+    for target, _ in request.deployments:
+        _check_pattern(pair, target)
     judging = options.judging or (pipeline.judging if pipeline else None)
     notes: list[str] = []
     samples = _judging_data(options.data, pipeline, notes)
@@ -98,10 +103,20 @@ def resolve(pair: Pair, request: DeploymentRequest, options: Options, pipeline: 
     )
 
 
+def _check_pattern(pair: Pair, target: Target) -> None:
+    """Raises `UsageError` for a pair that has not the pattern that a target requires."""
+    kind = pair.record.pattern.kind
+    if target.requires and not patterns.satisfies(kind, target.requires):
+        raise UsageError(
+            f"The target {target.name} requires the pattern {target.requires}; the pair {pair.path} is {kind}.",
+            f'Train one with pattern.kind = "{target.requires}" in its pipeline, or choose another target.',
+        )
+
+
 def _resolve(
     target: Target,
     precision: str,
-    options: Options,
+    options: DeployOptions,
     judging: Judging | None,
     asked: Sequence[Gate],
     unmeasured: Mapping[str, str],
@@ -208,7 +223,7 @@ def _controls(target: Target, precision: str) -> list[tuple[Target, str]]:
     return controls
 
 
-def _ready(asked: Sequence[tuple[Target, str]], options: Options, notes: list[str]) -> tuple[Deployment, ...]:
+def _ready(asked: Sequence[tuple[Target, str]], options: DeployOptions, notes: list[str]) -> tuple[Deployment, ...]:
     """The controls that can run here; a note for each that can't."""
     controls = []
     for target, precision in asked:

@@ -40,13 +40,13 @@ def load(path: Path) -> ir.Model:
 def audit(model: ir.Model, kinds: Sequence[PatternKind] = USUAL) -> tuple[WeightAudit, ...]:
     """Count the zeros of every weighted operator (Conv, Gemm, MatMul and their integer forms), and the groups that
     each of `kinds` has there."""
-    found: list[WeightAudit] = []
+    weights: list[WeightAudit] = []
     for node in model.graph:
         weight = weight_of(node)
         if weight is not None and weight.const_value is not None and weight.const_value.size:
             array = weight.const_value.numpy()
-            found.append(count(len(found), node.op_type, weight.name or "", array, inner_axis(node, array), kinds))
-    return tuple(found)
+            weights.append(count(len(weights), node.op_type, weight.name or "", array, inner_axis(node, array), kinds))
+    return tuple(weights)
 
 
 def pruned(canonical: Sequence[WeightAudit], layers: Mapping[str, tuple[int, int]]) -> list[int] | None:
@@ -55,19 +55,19 @@ def pruned(canonical: Sequence[WeightAudit], layers: Mapping[str, tuple[int, int
     By name, and where an exporter renamed a weight (a transposed Linear), by its counts. None if one isn't found.
     """
     left = {weight.position: weight for weight in canonical}
-    found, renamed = [], []
+    positions, renamed = [], []
     for name, counts in layers.items():
         match = next((weight for weight in left.values() if weight.name == name), None)
         if match is None:
             renamed.append(counts)
         else:
-            found.append(left.pop(match.position).position)
+            positions.append(left.pop(match.position).position)
     for zeros, total in renamed:
         match = next((weight for weight in left.values() if (weight.zeros, weight.total) == (zeros, total)), None)
         if match is None:
             return None
-        found.append(left.pop(match.position).position)
-    return sorted(found)
+        positions.append(left.pop(match.position).position)
+    return sorted(positions)
 
 
 def weight_of(node: ir.Node) -> ir.Value | None:

@@ -62,6 +62,7 @@ def _facts(report: Report) -> list[str]:
     target, pair = report.target, report.pair
     lines = [
         f"Pair: {pair.path}, {pair.kind} ({pair.scope}), {100 * pair.sparsity:g} % aimed at.",
+        *([f"Parity: against outputs computed by {pair.reference}."] if pair.reference else []),
         machine_line(report.machine, target.instruction_set),
         f"License: {target.license}; {'may' if target.deployable else 'may NOT'} be deployed in production.",
     ]

@@ -67,43 +67,56 @@ class Comparison:
     @property
     def by_speed(self) -> tuple[Candidate, ...]:
         """The candidates, the slowest in the workload that gates judge first."""
-        return tuple(sorted(self.candidates, key=lambda one: -self._p50(one.name)))
+        return tuple(sorted(self.candidates, key=lambda candidate: -self._p50(candidate.name)))
 
     @property
     def front(self) -> tuple[str, ...]:
         """The candidates that no other beats in both accuracy and median latency: the Pareto front, fastest first."""
-        known = [one for one in self.candidates if one.accuracy is not None and self.variant(one.name)]
-        kept = [one for one in known if not any(self._beats(other, one) for other in known)]
-        return tuple(sorted((one.name for one in kept), key=self._p50))
+        known = [
+            candidate
+            for candidate in self.candidates
+            if candidate.accuracy is not None and self.variant(candidate.name)
+        ]
+        kept = [candidate for candidate in known if not any(self._beats(other, candidate) for other in known)]
+        return tuple(sorted((candidate.name for candidate in kept), key=self._p50))
 
     @property
     def recommended(self) -> str | None:
         """The fastest sparse half that passed its gates; where that is required, of those that may be deployed."""
         passed = [
-            one.name
-            for one in self.candidates
-            if one.verdict == "pass" and self.variant(one.name) and (one.deployable or not self.require_deployable)
+            candidate.name
+            for candidate in self.candidates
+            if candidate.verdict == "pass"
+            and self.variant(candidate.name)
+            and (candidate.deployable or not self.require_deployable)
         ]
         return min(passed, key=self._p50, default=None)
 
     def candidate(self, name: str) -> Candidate:
         """The candidate of that name."""
-        return next(one for one in self.candidates if one.name == name)
+        return next(candidate for candidate in self.candidates if candidate.name == name)
 
     def variant(self, name: str) -> Variant | None:
         """What a candidate took in the workload that gates judge; None where nothing was measured."""
         return self.latency[0].variants.get(name)
 
     def better_dense(self, name: str) -> tuple[str, ...]:
-        """The dense candidates that beat this one in both accuracy and latency, the fastest first."""
-        one = self.candidate(name)
-        found = [other.name for other in self.candidates if other.half == "dense" and self._beats(other, one)]
-        return tuple(sorted(found, key=self._p50))
+        """The dense candidates that beat this candidate in both accuracy and latency, the fastest first."""
+        candidate = self.candidate(name)
+        better = [other.name for other in self.candidates if other.half == "dense" and self._beats(other, candidate)]
+        return tuple(sorted(better, key=self._p50))
 
-    def _beats(self, one: Candidate, other: Candidate) -> bool:
-        if one.accuracy is None or other.accuracy is None or not (self.variant(one.name) and self.variant(other.name)):
+    def _beats(self, candidate: Candidate, other: Candidate) -> bool:
+        if (
+            candidate.accuracy is None
+            or other.accuracy is None
+            or not (self.variant(candidate.name) and self.variant(other.name))
+        ):
             return False
-        faster, righter = self._p50(other.name) - self._p50(one.name), one.accuracy.value - other.accuracy.value
+        faster, righter = (
+            self._p50(other.name) - self._p50(candidate.name),
+            candidate.accuracy.value - other.accuracy.value,
+        )
         return faster >= 0 and righter >= 0 and (faster > 0 or righter > 0)
 
     def _p50(self, name: str) -> float:

@@ -134,21 +134,21 @@ def read(path: Path) -> State:
     return state
 
 
-def require_same(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    """Refuse a checkpoint of another run, whose identity `found` is not `wanted`. Raises `CheckpointError`."""
-    for what, value in wanted.items():
-        if found.get(what) != value:
+def require_same(path: Path, stored: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    """Refuse a checkpoint of another run, whose identity `stored` is not `expected`. Raises `CheckpointError`."""
+    for what, value in expected.items():
+        if stored.get(what) != value:
             raise CheckpointError(
-                f"{path} is of a run with another {what}{_difference(found.get(what), value)}.", _ANEW
+                f"{path} is of a run with another {what}{_difference(stored.get(what), value)}.", _ANEW
             )
 
 
-def _difference(found: Any, wanted: Any) -> str:
+def _difference(stored: Any, expected: Any) -> str:
     """Name the first key in which two tables differ, or both values where they are short enough to be read."""
-    if isinstance(found, dict) and isinstance(wanted, dict):
-        key = next(key for key in (*found, *wanted) if found.get(key) != wanted.get(key))
-        return f" ({key}: {found.get(key, 'none')} there, {wanted.get(key, 'none')} here)"
-    texts = f" ({found} there, {wanted} here)"
+    if isinstance(stored, dict) and isinstance(expected, dict):
+        key = next(key for key in (*stored, *expected) if stored.get(key) != expected.get(key))
+        return f" ({key}: {stored.get(key, 'none')} there, {expected.get(key, 'none')} here)"
+    texts = f" ({stored} there, {expected} here)"
     return texts if len(texts) < 160 else ""
 
 

@@ -69,15 +69,15 @@ class _Layers:
             UsageError: nothing to prune; a name that matches no layer; a weight that is shared between layers, is
                 computed from others, has no shape yet, or has too few elements for this sparsity.
         """
-        found = select(model, Exclusion(self.exclude, self.exclude_types, self.exclude_below), self._unfit)
-        self._check(found)
-        return found
+        selection = select(model, Exclusion(self.exclude, self.exclude_types, self.exclude_below), self._unfit)
+        self._check(selection)
+        return selection
 
     def _unfit(self, weight: nn.Parameter) -> str | None:
         """Why this weight can't have the pattern, or nothing."""
         return None
 
-    def _check(self, found: LayerSelection) -> None:
+    def _check(self, selection: LayerSelection) -> None:
         """Refuse what the pattern can't do with these layers."""
 
 
@@ -112,12 +112,12 @@ class _Ranked(_Layers):
         Raises:
             TrainingError: weights that are not finite, or a layer that would lose all of its weights.
         """
-        found: dict[str, Tensor] = {}
+        kept: dict[str, Tensor] = {}
         for names, sparsity in self._groups(list(weights)):
             scores = {name: self._scores(weights[name]) for name in names}
             zeros = zeros_of(sparsity, sum(score.numel() for score in scores.values()))
-            found |= keep_largest(scores, zeros)
-        masks = {name: self._spread(found[name], weight) for name, weight in weights.items()}
+            kept |= keep_largest(scores, zeros)
+        masks = {name: self._spread(kept[name], weight) for name, weight in weights.items()}
         for name, mask in masks.items():
             # Nothing would pass through such a layer, and no reader of pairs accepts one.
             if not mask.any():
@@ -143,16 +143,16 @@ class _Ranked(_Layers):
         layer = name.removesuffix("weight").removesuffix(".")
         return next((share for pattern, share in self.overrides.items() if fnmatchcase(layer, pattern)), None)
 
-    def _check(self, found: LayerSelection) -> None:
-        names = [name.removesuffix("weight").removesuffix(".") for name in found.weights]
+    def _check(self, selection: LayerSelection) -> None:
+        names = [name.removesuffix("weight").removesuffix(".") for name in selection.weights]
         require_matches(list(self.overrides), names, "overrides")
-        for group, sparsity in self._groups(list(found.weights)):
-            total = sum(self._count(found.weights[name]) for name in group)
+        for group, sparsity in self._groups(list(selection.weights)):
+            total = sum(self._count(selection.weights[name]) for name in group)
             if zeros_of(sparsity, total) == total:
                 where = group[0] if len(group) == 1 < len(names) else "the model"
+                count = sum(selection.weights[name].numel() for name in group)
                 raise UsageError(
-                    f"Of the {sum(found.weights[name].numel() for name in group)} weights of {where}, none would be "
-                    f"left at sparsity {sparsity}.",
+                    f"Of the {count} weights of {where}, none would be left at sparsity {sparsity}.",
                     "Exclude that layer, or lower the sparsity.",
                 )
 
