@@ -13,7 +13,7 @@ from acdc_export import checking
 from acdc_export.checking import Check, Setup
 from acdc_export.config import load_target
 from acdc_export.errors import UsageError
-from acdc_export.evaluation import resolving, recording
+from acdc_export.evaluation import recording, resolving
 from acdc_export.evidence import gates, metrics
 from acdc_export.evidence.engine import Engine
 from acdc_export.evidence.gates import Measurement
