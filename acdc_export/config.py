@@ -98,7 +98,7 @@ class ScheduleTable:
 
 @dataclass(frozen=True)
 class Pattern:
-    """`[pattern]`: which weights live."""
+    """`[pattern]`: which weights are kept."""
 
     __pydantic_config__: ClassVar[Any] = STRICT
 

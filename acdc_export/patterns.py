@@ -5,7 +5,7 @@ position. A kind says how large the groups are, and what may be left in one:
 
     unstructured  groups of one weight; the smallest magnitudes are zero
     blockN        groups of N, each of which is zero or untouched as a whole, by the sum of its magnitudes: block4
-    N:M           groups of M, in each of which the N largest magnitudes live: 2:4
+    N:M           groups of M, of which the N largest magnitudes are kept: 2:4
 
 To add a kind that groups like these, give it a row in `FORMS`: configuration, training by that name, the audit of
 graphs, `inspect` and what targets require all go by `parse`. A kind with another geometry also needs a field in
@@ -50,7 +50,7 @@ class PatternKind:
 
     name: str  # "unstructured", "block4", "2:4"
     size: int  # weights in a group, along the input channels
-    kept: int | None = None  # how many live in each group; None where groups live or are zero as a whole
+    kept: int | None = None  # how many are kept in each group; None where groups are kept or zero as a whole
 
     @property
     def sparsity(self) -> float | None:
@@ -91,7 +91,7 @@ def unstructured() -> PatternKind:
 
 
 def blocks(size: int) -> PatternKind:
-    """1xN blocks: `size` weights that live or are zero together. Raises `UsageError` for less than two."""
+    """1xN blocks: `size` weights that are kept or zero together. Raises `UsageError` for less than two."""
     if size < 2:
         weights = "weight" if size == 1 else "weights"
         raise UsageError(
@@ -101,7 +101,7 @@ def blocks(size: int) -> PatternKind:
 
 
 def n_of_m(n: int, m: int) -> PatternKind:
-    """The `n` largest of every `m` weights live. Raises `UsageError` unless 0 < n < m."""
+    """The `n` largest of every `m` weights are kept. Raises `UsageError` unless 0 < n < m."""
     if not 0 < n < m:
         raise UsageError(
             f"{n} of every {m} weights can't be kept: {n}:{m} is no pattern.", "Give 0 < n < m, such as 2:4."
@@ -172,7 +172,7 @@ def zeros_of(sparsity: float, total: int) -> int:
 def reference_masks(
     kind: PatternKind, weights: Mapping[str, NDArray[Any]], sparsity: float | None = None, scope: Scope = "global"
 ) -> dict[str, NDArray[np.bool_]]:
-    """Which weights live, shaped as `weights`, whose axes are (filters, input channels, ...): True lives.
+    """Which weights are kept, shaped as `weights`, whose axes are (filters, input channels, ...): True is kept.
 
     ceil(`sparsity` * groups) of the groups are zero, those with the smallest sum of magnitudes (in float32, added in
     the order of the channels). N:M drops in every group, and takes no sparsity. Among equals those that come first are
@@ -205,7 +205,7 @@ def _known(name: str) -> PatternKind | None:
 
 
 def _most(size: int, kept: int, window: int) -> int:
-    """The most non-zeros in any aligned window, where `kept` of every `size` live."""
+    """The most non-zeros in any aligned window, where `kept` of every `size` are kept."""
     most = 0
     for start in range(0, math.lcm(size, window), window):
         overlaps = [

@@ -42,7 +42,7 @@ class LayerCount:
 
 @dataclass(frozen=True)
 class PatternRecord:
-    """Which weights live: the pattern, what it aimed at, and what it left in each pruned layer."""
+    """Which weights are kept: the pattern, what it aimed at, and what it left in each pruned layer."""
 
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
 

@@ -197,7 +197,7 @@ def build(
         inputs: real inputs by name, the batch being the first axis; a few dozen rows are enough.
         outputs: what each half gives for them, by name.
         computed_by: what computed these outputs: "ONNX Runtime 1.31".
-        pattern: which weights live. Its layers are named as the initializers of the ONNX.
+        pattern: which weights are kept. Its layers are named as the initializers of the ONNX.
         name: the pair's; the folder's by default.
         batch: what the graphs call their symbolic batch size.
         facts: other fields of `Record`, such as `history`, `metrics` or `tools`.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from io import StringIO
 from pathlib import Path
@@ -62,7 +62,7 @@ def svg(chart: Chart) -> str:
     with extra("charts"):
         import matplotlib.figure  # noqa: F401
     with _styled():
-        figure = _run(chart) if isinstance(chart, RunChart) else _scatter(chart)
+        figure = _DRAW[type(chart)](chart)
         content = StringIO()
         about = {"Title": f"{printable(chart.subject)}: {chart.caption}", "Date": None, "Creator": "acdc-export"}
         figure.savefig(content, format="svg", metadata=about)
@@ -257,3 +257,7 @@ def _free(place: Place, size: Place, taken: Sequence[Bbox], frame: Bbox) -> Plac
                 if inside and not box.count_overlaps(taken):
                     return start, rise
     return _GAP, _RISE
+
+
+_DRAW: dict[type, Callable[[Any], Figure]] = {RunChart: _run, ScatterChart: _scatter}
+"""How each kind of chart is drawn."""

@@ -108,7 +108,7 @@ class Document:
     @property
     def charts(self) -> tuple[Chart, ...]:
         """The sections that are to be drawn."""
-        return tuple(section for section in self.sections if isinstance(section, RunChart | ScatterChart))
+        return tuple(section for section in self.sections if isinstance(section, Chart))
 
 
 def as_detail(section: Section) -> Section:

@@ -21,7 +21,7 @@ class PhaseRecord:
     end: int
     nonzeros: dict[str, int] = field(default_factory=dict)  # at its end, of each pruned weight
     changed: float | None = None  # share of the weights whose mask differs from the sparse phase before, 0 to 1
-    regrown: float | None = None  # share of the weights dropped in the sparse phase before that live in this one
+    regrown: float | None = None  # share of the weights dropped in the sparse phase before that are kept in this one
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Which weights live in a sparse phase: the largest magnitudes anywhere, N of M input channels, or whole blocks.
+"""Which weights are kept in a sparse phase: the largest magnitudes anywhere, N of M input channels, or whole blocks.
 
 Every choice is exact, to the single weight, and the same on every device: among equal magnitudes those that come
 first (by layer, then by flat index) are dropped first. `patterns.reference_masks` says the same in plain numpy.
@@ -22,7 +22,7 @@ from .topk import keep_largest
 
 
 class Pattern(Protocol):
-    """Chooses the layers once, and the weights that live at the start of each sparse phase."""
+    """Chooses the layers once, and the weights that are kept at the start of each sparse phase."""
 
     @property
     def kind(self) -> str: ...
@@ -38,7 +38,7 @@ class Pattern(Protocol):
         ...
 
     def masks(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Boolean masks, shaped and placed as `weights`: True lives."""
+        """Boolean masks, shaped and placed as `weights`: True is kept."""
         ...
 
 
@@ -107,7 +107,7 @@ class _Ranked(_Layers):
             )
 
     def masks(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Boolean masks, shaped and placed as `weights`: True lives.
+        """Boolean masks, shaped and placed as `weights`: True is kept.
 
         Raises:
             TrainingError: weights that are not finite, or a layer that would lose all of its weights.
@@ -193,7 +193,7 @@ class Unstructured(_Ranked):
 
 @dataclass(frozen=True)
 class Blocks(_Ranked):
-    """Blocks of `size` weights along the input channels live or are zero as a whole, by the sum of their magnitudes.
+    """Blocks of `size` weights along the input channels are kept or zero as a whole, by the sum of their magnitudes.
 
     A block lies in one filter at one kernel position, as the 1x4 blocks that VNNI instructions multiply at once. Layers
     whose input channels (per group) are no multiple of `size` stay dense, depthwise convolutions among them.
@@ -230,7 +230,7 @@ class Blocks(_Ranked):
 
 @dataclass(frozen=True)
 class NM(_Layers):
-    """Of every `m` weights along the input channels, the `n` largest live: 2:4 is `NM(2, 4)`.
+    """Of every `m` weights along the input channels, the `n` largest are kept: 2:4 is `NM(2, 4)`.
 
     Groups lie in one filter at one kernel position, as TensorRT and NVIDIA's sparse tensor cores read them. Layers
     whose input channels (per group) are no multiple of `m` stay dense: the first convolution of most networks, and
@@ -258,7 +258,7 @@ class NM(_Layers):
         return 1 - self.n / self.m
 
     def masks(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Boolean masks, shaped and placed as `weights`: True lives, exactly `n` of each group.
+        """Boolean masks, shaped and placed as `weights`: True is kept, exactly `n` of each group.
 
         Raises:
             TrainingError: weights that are not finite.
