@@ -18,7 +18,7 @@ def load(model, batch_size, threads, precision):
     # ways to multiply integers. The fast one adds pairs of products in 16 bits: enough where weights have 7 bits.
     if precision == "int8" and not cpu_architecture().vnni and greatest_weight(model) < 64:
         os.environ["NM_FAST_VNNI_EMULATION"] = "1"
-    # None: that of the graph, which may be a part of a batch ([graph] parts in target.toml).
+    # None: that of the graph, which may be a micro-batch (micro_batches in target.toml).
     engine = deepsparse.Engine(model, batch_size=None, num_cores=threads)
     if engine.input_shapes[0][0] == OPEN:  # in a target of one's own, without the pass `static_batch`
         engine = deepsparse.Engine(model, batch_size=batch_size, num_cores=threads)
@@ -28,7 +28,7 @@ def load(model, batch_size, threads, precision):
 class Model:
     def __init__(self, engine, batch_size):
         self.engine, self.batch_size = engine, batch_size
-        self.part = engine.input_shapes[0][0]
+        self.micro_batch = engine.input_shapes[0][0]
 
     def info(self):
         cpu = cpu_architecture()
@@ -44,13 +44,13 @@ class Model:
 
     def bind(self, inputs):
         arrays = self._in_order(inputs)
-        if self.part == self.batch_size:
+        if self.micro_batch == self.batch_size:
             return lambda: self.engine.run(arrays, val_inp=False)
-        return lambda: self._run_in_parts(arrays)
+        return lambda: self._run_in_micro_batches(arrays)
 
-    def _run_in_parts(self, arrays):
-        # The last part is filled up with copies.
-        parts, rows = split_engine_inputs(arrays, self.part)
+    def _run_in_micro_batches(self, arrays):
+        # The last micro-batch is filled up with copies.
+        parts, rows = split_engine_inputs(arrays, self.micro_batch)
         return join_engine_outputs([self.engine.run(part, val_inp=False) for part in parts], rows)
 
     def _in_order(self, inputs):
