@@ -59,12 +59,10 @@ def lower(
         GraphError: the graph can't be lowered for the target.
         EngineError: the runtime can't build it.
     """
+    way = _Way(source, deployment, scratch, tuple(cpus), inputs)
     if deployment.target.graph.batch != "each":
-        model = _lower(source, stem, deployment, batch_sizes, scratch, cpus, inputs)
-        return dict.fromkeys(batch_sizes, model)
-    return {
-        size: _in_micro_batches(source, stem, deployment, size, scratch, cpus, inputs, choose) for size in batch_sizes
-    }
+        return dict.fromkeys(batch_sizes, way.lower(stem, batch_sizes))
+    return {size: way.lower_in_micro_batches(stem, size, choose) for size in batch_sizes}
 
 
 def micro_batches(batch_size: int, suitable: Sequence[int]) -> list[int]:
@@ -77,87 +75,68 @@ def micro_batches(batch_size: int, suitable: Sequence[int]) -> list[int]:
     return [batch_size, *(() if suits else suitable)]
 
 
-def _in_micro_batches(
-    source: Path,
-    stem: Path,
-    deployment: Deployment,
-    batch_size: int,
-    scratch: Path,
-    cpus: Sequence[int],
-    inputs: QuantizationInputs | None,
-    choose: Choose | None,
-) -> LoweredModel:
-    name = f"{stem.name}-b{batch_size}"
-    candidates = micro_batches(batch_size, deployment.target.graph.micro_batches)
-    best = batch_size
-    if choose and len(candidates) > 1:
-        models = {
-            size: _lower(source, scratch / f"{name}-in-{size}", deployment, [size], scratch, cpus, inputs).path
-            for size in candidates
-        }
-        best = choose(batch_size, models)
-    model = _lower(source, stem.with_name(name), deployment, [best], scratch, cpus, inputs)
-    return replace(model, micro_batch=best)
+@dataclass(frozen=True)
+class _Way:
+    """The way of one ONNX file to a deployment; `lower` describes the fields."""
 
+    source: Path
+    deployment: Deployment
+    scratch: Path
+    cpus: tuple[int, ...]
+    inputs: QuantizationInputs | None
 
-def _lower(
-    source: Path,
-    stem: Path,
-    deployment: Deployment,
-    batch_sizes: Sequence[int],
-    scratch: Path,
-    cpus: Sequence[int],
-    inputs: QuantizationInputs | None,
-) -> LoweredModel:
-    form, settings = deployment.target.graph, deployment.settings
-    folder, name = (scratch, f"to-build-{stem.name}") if settings.build else (stem.parent, stem.name)
-    path = folder / f"{name}.onnx"
-    quantization = inputs.quantization(deployment) if inputs else None
-    graph = transform(
-        source,
-        path,
-        passes=(*form.passes, *settings.passes),
-        ir_version=form.ir_version,
-        opset=form.opset,
-        quantization=quantization,
-        batch_size=batch_sizes[0],
-    )
-    kept = tuple(name for name in quantization.keep if inputs and name not in inputs.keep) if quantization else ()
-    if settings.build:
-        return _build(graph, stem, deployment, batch_sizes, cpus, inputs)
-    return LoweredModel(path, (path,), graph, kept=kept)
+    def lower_in_micro_batches(self, stem: Path, batch_size: int, choose: Choose | None) -> LoweredModel:
+        """Lower the file for one batch size, in the micro-batches that are chosen for it."""
+        name, best = f"{stem.name}-b{batch_size}", batch_size
+        candidates = micro_batches(batch_size, self.deployment.target.graph.micro_batches)
+        if choose and len(candidates) > 1:
+            models = {size: self.lower(self.scratch / f"{name}-in-{size}", [size]).path for size in candidates}
+            best = choose(batch_size, models)
+        return replace(self.lower(stem.with_name(name), [best]), micro_batch=best)
 
-
-def _build(
-    graph: TransformedGraph,
-    stem: Path,
-    deployment: Deployment,
-    batch_sizes: Sequence[int],
-    cpus: Sequence[int],
-    inputs: QuantizationInputs | None,
-) -> LoweredModel:
-    """Let the runtime make its own form. Its zeros are held against those before, as far as it counts them."""
-    runtime, rows = deployment.target.runtime.name, batch_sizes[0]
-    samples = inputs.samples if inputs and deployment.settings.samples else {}
-    built = deployment.installed.build(
-        graph.path,
-        stem,
-        precision=deployment.precision,
-        batch_sizes=batch_sizes,
-        cpus=cpus,
-        inputs={name: batches.pad(array, -(-len(array) // rows) * rows) for name, array in samples.items()},
-    )
-    step = None
-    if built.zeros is not None:
-        step = Step(
-            f"{runtime}'s own {deployment.precision}",
-            sum(zeros for zeros, _ in built.zeros.values()),
-            sum(total for _, total in built.zeros.values()),
+    def lower(self, stem: Path, batch_sizes: Sequence[int]) -> LoweredModel:
+        """Lower the file into one model for these batch sizes."""
+        form, settings = self.deployment.target.graph, self.deployment.settings
+        path = self.scratch / f"to-build-{stem.name}.onnx" if settings.build else stem.with_name(f"{stem.name}.onnx")
+        quantization = self.inputs.quantization(self.deployment) if self.inputs else None
+        graph = transform(
+            self.source,
+            path,
+            passes=(*form.passes, *settings.passes),
+            ir_version=form.ir_version,
+            opset=form.opset,
+            quantization=quantization,
+            batch_size=batch_sizes[0],
         )
-        before = graph.steps[-1]
-        if step.total == before.total and step.zeros < before.zeros:
-            raise GraphError(
-                f"{runtime} lost {before.zeros - step.zeros} zeros when it built {deployment.precision}.",
-                f"`build` in {deployment.target.folder / 'engine.py'} has to keep zeros, by symmetric weights.",
+        asked = self.inputs.keep if self.inputs else ()
+        slower = tuple(name for name in quantization.keep if name not in asked) if quantization else ()
+        if settings.build:
+            return replace(self._build(graph, stem, batch_sizes), kept=slower)
+        return LoweredModel(path, (path,), graph, kept=slower)
+
+    def _build(self, graph: TransformedGraph, stem: Path, batch_sizes: Sequence[int]) -> LoweredModel:
+        """Let the runtime make its own form. Its zeros are held against those before, as far as it counts them."""
+        target, precision, rows = self.deployment.target, self.deployment.precision, batch_sizes[0]
+        samples = self.inputs.samples if self.inputs and self.deployment.settings.samples else {}
+        built = self.deployment.installed.build(
+            graph.path,
+            stem,
+            precision=precision,
+            batch_sizes=batch_sizes,
+            cpus=self.cpus,
+            inputs={name: batches.pad(array, -(-len(array) // rows) * rows) for name, array in samples.items()},
+        )
+        step = None
+        if built.zeros is not None:
+            step = Step(
+                f"{target.runtime.name}'s own {precision}",
+                sum(zeros for zeros, _ in built.zeros.values()),
+                sum(total for _, total in built.zeros.values()),
             )
-    return LoweredModel(built.path, built.files, graph, step)
+            before = graph.steps[-1]
+            if step.total == before.total and step.zeros < before.zeros:
+                raise GraphError(
+                    f"{target.runtime.name} lost {before.zeros - step.zeros} zeros when it built {precision}.",
+                    f"`build` in {target.folder / 'engine.py'} has to keep zeros, by symmetric weights.",
+                )
+        return LoweredModel(built.path, built.files, graph, step)
