@@ -34,7 +34,7 @@ def facts(results: StaticResults, timed: Timed) -> Facts:
 
 
 def report(results: StaticResults, timed: Timed, *, deployable: bool, notes: Iterable[str], seconds: float) -> Report:
-    """Judge what was results (with `deployable`, by the license too), and put it on record."""
+    """Judge the results (with `deployable`, by the license too), and put it on record."""
     evaluation, target = results.evaluation, results.evaluation.target
     pair, record = evaluation.pair, evaluation.pair.record
     measured = metrics.values(facts(results, timed))

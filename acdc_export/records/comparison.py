@@ -18,7 +18,7 @@ class Candidate:
     own report, and `versus_dense`, how many times as fast it is as the fastest dense half of all.
     """
 
-    name: str  # as an variant of the measurement: "sparse@cpu-int8"
+    name: str  # as a variant of the measurement: "sparse@cpu-int8"
     half: str
     target: str
     precision: str

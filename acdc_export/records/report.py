@@ -113,7 +113,8 @@ class Report(Judged):
     control: str | None  # the fastest dense variant at the gated batch size
     measured: dict[str, Measurement | None]  # by gate metric
     gates: tuple[Verdict, ...]
-    quantization: Accuracy | None = None  # the sparse half in integers and, as "dense", in float; None in fp32
+    # The quantized sparse half and, as "dense", the same half in FP32; None where it is not quantized.
+    quantization: Accuracy | None = None
     profile: tuple[LayerTime, ...] = ()  # the sparse half's operators, in order; empty where the runtime doesn't tell
     notes: tuple[str, ...] = field(default=())  # whatever was skipped, unavailable or unusual
 
