@@ -123,6 +123,17 @@ def test_times(engine: Worker, model: Model) -> None:
     assert engine.cpu_seconds() > 0
 
 
+def test_profiles_by_operator_where_it_can(engine: Worker, runtime: tuple[Target, Environment], model: Model) -> None:
+    profile = engine.profile({"x": model.x}, 5)
+    if runtime[0].name != "openvino":
+        assert profile is None
+        return
+    assert profile
+    assert all(layer.seconds >= 0 for layer in profile)
+    assert {"Convolution", "FullyConnected", "MatMul"} & {layer.operator for layer in profile}
+    assert len({layer.name for layer in profile}) == len(profile)
+
+
 def test_goes_on_after_a_pause(engine: Worker, model: Model) -> None:
     first = engine.run({"x": model.x})["logits"]
     engine.pause()

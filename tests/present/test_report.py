@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from acdc_export.evidence.engine import LayerTime
 from acdc_export.evidence.gates import Measurement
 from acdc_export.present import document, markdown, text
 
@@ -65,6 +66,14 @@ def test_what_only_some_read_is_in_markdown_alone() -> None:
     for title in ("Zeros in all weighted operators", "Right, by class", "Training, at the end of each phase"):
         assert title in markdown(example())
         assert title not in text(example())
+
+
+def test_a_profile_is_shown_to_those_who_read_on() -> None:
+    profile = (LayerTime("conv1", "Conv", 3e-4), LayerTime("relu|1", "Relu", 1e-4))
+    report = example(profile=profile)
+    assert "| conv1 | Conv | 0.3000 | 75.00 % |" in markdown(report)
+    assert "Time by operator" not in text(report)
+    assert "Time by operator" not in markdown(example())
 
 
 def test_markdown_tables_are_even() -> None:
