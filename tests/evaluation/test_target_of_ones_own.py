@@ -11,8 +11,10 @@ import pytest
 from acdc_export import export, verify
 from acdc_export.config import load_target
 from acdc_export.engines import status
-from acdc_export.errors import AcdcExportError
+from acdc_export.errors import AcdcExportError, PairError
 from acdc_export.pair import Pair
+
+from ..pair.test_importing import import_onnx
 
 TOML = """\
 name = "reference"
@@ -135,3 +137,21 @@ def test_a_required_pattern(
         export(pair, target, out=tmp_path / "bundles")
     assert 'pattern.kind = "2:4"' in caught.value.remedy
     assert not (tmp_path / "bundles" / "tiny-reference").exists()
+
+
+def test_a_pair_from_plain_onnx_is_deployed_like_any_other(reference: Callable[[str], str], tmp_path: Path) -> None:
+    pair = import_onnx(tmp_path / "imported", "sparse", "dense")
+    bundle = export(pair, reference(""), gates=["sparsity >= 0.5"], out=tmp_path / "bundles")
+    assert bundle.passed
+    text = (bundle.path / "report.md").read_text()
+    assert "Nothing is known of how it was trained." in text
+    assert "Parity: against outputs computed by ONNX Runtime." in text
+
+
+def test_a_pair_without_its_twin_is_refused_before_anything_is_written(
+    reference: Callable[[str], str], tmp_path: Path
+) -> None:
+    pair = import_onnx(tmp_path / "imported", "sparse")
+    with pytest.raises(PairError, match="has no dense twin"):
+        export(pair, reference(""), out=tmp_path / "bundles")
+    assert not (tmp_path / "bundles").exists()
