@@ -81,6 +81,15 @@ class LoadedBundle:
             max_abs=golden.max_abs,
         )
 
+    def environment_notes(self) -> list[str]:
+        """What the bundle was made with and is not here: only the host's own interpreter is taken as it is."""
+        before, here = self.bundle.report.target.locked, self.installed.environment.locked
+        changed = [name for name in sorted({*before, *here}) if before.get(name) != here.get(name)]
+        if not changed:
+            return []
+        listing = ", ".join(f"{name} {before.get(name, '-')} → {here.get(name, '-')}" for name in changed)
+        return [f"{self.bundle.path} was made with other versions in the interpreter at hand: {listing}."]
+
 
 def open_bundle(path: Path, target: str | None, options: BundleOptions) -> LoadedBundle:
     """Read a bundle and install its runtime, in the versions that the bundle was made with.

@@ -295,4 +295,5 @@ def _notes(setup: Setup, new: BundleFacts, old: BundleFacts | None, sparse: Late
         notes.append(f"The old bundle's golden outputs need a tolerance of {old.parity:.1e} here.")
     if old and new.name != old.name:
         notes.append(f"The bundles are of different pairs, {new.name} and {old.name}.")
-    return notes
+    bundles = [setup.new, *([setup.old] if setup.old and setup.kind == "against" else [])]
+    return notes + [note for loaded in bundles for note in loaded.environment_notes()]

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from acdc_export import export, verify
+from acdc_export import check, export, verify
 from acdc_export.config import load_target
-from acdc_export.engines import status
+from acdc_export.engines import environment, status
 from acdc_export.errors import AcdcExportError, PairError
 from acdc_export.pair import Pair
 
@@ -110,7 +110,9 @@ def reference(tmp_path: Path) -> Callable[[str], str]:
     return write
 
 
-def test_all_of_it_at_once(reference: Callable[[str], str], pair: Pair, labelled: Path, tmp_path: Path) -> None:
+def test_all_of_it_at_once(
+    reference: Callable[[str], str], pair: Pair, labelled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     target = reference("")
     assert status(load_target(target)).state == "installed"
     bundle = export(pair, target, data=str(labelled), gates=["sparsity >= 0.5"], out=tmp_path / "bundles")
@@ -123,6 +125,12 @@ def test_all_of_it_at_once(reference: Callable[[str], str], pair: Pair, labelled
     assert [row.operator for row in report.profile][:2] == ["Conv", "Relu"]
     assert "numpy" in report.target.locked
     assert verify(bundle.path, target=target).exit_code == 0
+    # The host's interpreter can't be given other versions, so a check says what changed.
+    monkeypatch.setattr(environment, "version", lambda name: "9.9")
+    finding = check(bundle.path, self_test=True, target=target, budget=2, out=tmp_path / "checks")
+    (note,) = (note for note in finding.notes if "other versions" in note)
+    assert "numpy" in note
+    assert "→ 9.9" in note
 
 
 @pytest.mark.parametrize(("required", "fits"), [("unstructured", True), ("2:4", False)])
