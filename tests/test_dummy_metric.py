@@ -86,6 +86,9 @@ class FakeBundle:
     def bundle(self) -> Any:
         return SimpleNamespace(manifest=SimpleNamespace(inputs=(), outputs=(), tolerance=1e-3), path="bundles/fake")
 
+    def environment_notes(self) -> list[str]:
+        return []
+
     def open(self, half: Half = "sparse") -> Engine:
         return Fake(lambda x: 2 * x)
 

@@ -139,7 +139,12 @@ class _Statistics:
 
     def counts(self) -> NDArray[np.int64]:
         """Return how many of the kept values lie in each bin between the ends, (bins,)."""
-        return np.histogram(np.concatenate(self._kept), _BINS, (self.ends.low, self.ends.high))[0]
+        values: NDArray[Any] = np.concatenate(self._kept)
+        low, high = self.ends.low, self.ends.high
+        if high - low < _BINS * np.finfo(np.float32).tiny:  # in FP32 such bins have no width
+            width = high - low
+            values, low, high = values.astype(np.float64) / width, low / width, high / width
+        return np.histogram(values, _BINS, (low, high))[0]
 
 
 def _percentile(counts: NDArray[np.int64], ends: Range) -> Range:
