@@ -314,6 +314,17 @@ def load_target(name: str) -> Target:
     return _parse(Target, _read(path), str(path), partial(_target_problems, folder=folder), folder=folder)
 
 
+def check_pattern(target: Target, kind: str, of: str) -> None:
+    """Refuse what has not the pattern that a target requires; `of` names it. Raises `UsageError`."""
+    from .patterns import satisfies
+
+    if target.requires and not satisfies(kind, target.requires):
+        raise UsageError(
+            f"The target {target.name} requires the pattern {target.requires}; {of} has {kind}.",
+            f'Train a pair with pattern.kind = "{target.requires}" in its pipeline, or choose another target.',
+        )
+
+
 def pass_names() -> list[str]:
     """The passes that a target may name: one file each in `lowering/passes`."""
     return _modules("passes")

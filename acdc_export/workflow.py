@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from . import bundle, checking, deployments, files, verification
 from .bundle import Bundle, comparison
-from .config import Judging, Pipeline, load_pipeline, parse_pipeline
+from .config import Judging, Pipeline, check_pattern, load_pipeline, parse_pipeline
 from .data import load as load_data
 from .errors import UsageError
 from .extras import extra
@@ -110,6 +110,7 @@ def run(pipeline: str | Pipeline, options: RunOptions) -> Outcome:
     ):
         options = replace(options, calibrate=load_data(pipeline.data.train))
     for target, precision in request.deployments:
+        check_pattern(target, pipeline.pattern.kind, f"the pipeline {pipeline.name}")
         bundle.check_place(options.place(pipeline.name, target, precision))
         options.install(target)
     if request.several:

@@ -218,7 +218,13 @@ class Worker:
     def time(self, inputs: Arrays, repeats: int) -> Turn:
         limit = self._timeouts.run + repeats * min(self._timeouts.run, 20 * self._slowest)
         answer = self._call("time", limit, inputs=self._write(inputs), repeats=repeats)
-        nanoseconds = np.array(answer["nanoseconds"], dtype=np.int64)
+        try:
+            durations = np.array(answer["nanoseconds"], dtype=np.float64)  # by a clock of engine.py's own, perhaps
+        except (TypeError, ValueError):
+            raise self.refused("time", "its `time` gives no numbers") from None
+        if durations.shape != (repeats,) or not np.isfinite(durations).all():
+            raise self.refused("time", f"its `time` gives other than {repeats} numbers")
+        nanoseconds = durations.astype(np.int64)
         self._note_run(float(nanoseconds.max(initial=0)) / 1e9)
         return Turn(nanoseconds, answer["processor"], answer["preempted"])
 
@@ -228,7 +234,10 @@ class Worker:
         if rows is None:
             return None
         try:
-            return tuple(LayerTime(str(row["name"]), str(row["operator"]), float(row["seconds"])) for row in rows)
+            layers = [LayerTime(str(row["name"]), str(row["operator"]), float(row["seconds"])) for row in rows]
+            if not all(0 <= layer.seconds < math.inf for layer in layers):
+                raise ValueError
+            return tuple(layers)
         except (KeyError, TypeError, ValueError):
             raise self.refused("profile", "its rows are no names, operators and seconds") from None
 

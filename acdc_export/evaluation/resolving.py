@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .. import patterns
-from ..config import DEFAULT_GATES, Judging, Pipeline, Target, load_target
+from ..config import DEFAULT_GATES, Judging, Pipeline, Target, check_pattern, load_target
 from ..data import Data
 from ..data import load as load_data
 from ..errors import RuntimeUnavailable, UsageError
@@ -76,7 +75,7 @@ def resolve(pair: Pair, request: DeploymentRequest, options: DeployOptions, pipe
     """
     pair.require("sparse", "dense")
     for target, _ in request.deployments:
-        _check_pattern(pair, target)
+        check_pattern(target, pair.record.pattern.kind, f"the pair {pair.path}")
     judging = options.judging or (pipeline.judging if pipeline else None)
     notes: list[str] = []
     samples = _judging_data(options.data, pipeline, notes)
@@ -101,16 +100,6 @@ def resolve(pair: Pair, request: DeploymentRequest, options: DeployOptions, pipe
         calibration=calibration,
         deployments=deployments,
     )
-
-
-def _check_pattern(pair: Pair, target: Target) -> None:
-    """Raises `UsageError` for a pair that has not the pattern that a target requires."""
-    kind = pair.record.pattern.kind
-    if target.requires and not patterns.satisfies(kind, target.requires):
-        raise UsageError(
-            f"The target {target.name} requires the pattern {target.requires}; the pair {pair.path} is {kind}.",
-            f'Train one with pattern.kind = "{target.requires}" in its pipeline, or choose another target.',
-        )
 
 
 def _resolve(

@@ -75,6 +75,7 @@ def examine(evaluation: Evaluation, alpha: float) -> StaticResults:
         loading=runs.loading,
         profile=runs.profile,
         notes=(
+            *runs.notes,
             *_micro_batch_notes(models),
             *_fast_path_notes(structure),
             *_int8_notes(evaluation, models["sparse", evaluation.gated], runs.accuracy, runs.quantization),
@@ -102,6 +103,7 @@ class _Runs:
     accuracy: Accuracy | None = None
     quantization: Accuracy | None = None
     profile: tuple[LayerTime, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def _run(evaluation: Evaluation, models: Models, alpha: float) -> _Runs:
@@ -115,9 +117,9 @@ def _run(evaluation: Evaluation, models: Models, alpha: float) -> _Runs:
                 _check_outputs(evaluation, runs.outputs[half, size])
             if size == evaluation.gated:
                 runs.info.update({half: engine.info() for half, engine in engines.items()})
-                profile = engines["sparse"].profile(evaluation.inputs(size), PROFILED) or ()
                 right, cost = _accuracies(evaluation, engines, stack, alpha)
-                runs = replace(runs, accuracy=right, quantization=cost, profile=profile)
+                profile, notes = _profile(evaluation, engines["sparse"])  # last: an engine may die of it
+                runs = replace(runs, accuracy=right, quantization=cost, profile=profile, notes=notes)
     return runs
 
 
@@ -145,6 +147,14 @@ def _accuracies(
         return right, None
     unquantized = stack.enter_context(closing(quantizing.open_in_fp32(evaluation, evaluation.int8, "sparse")))
     return right, check_accuracy(evaluation, engines["sparse"], unquantized, evaluation.samples, alpha)
+
+
+def _profile(evaluation: Evaluation, engine: Engine) -> tuple[tuple[LayerTime, ...], tuple[str, ...]]:
+    """What each operator takes, and a note where a runtime can't tell: no verdict hangs on it."""
+    try:
+        return engine.profile(evaluation.inputs(evaluation.gated), PROFILED) or (), ()
+    except EngineError as error:
+        return (), (f"The sparse half was not profiled by operator: {error.message}",)
 
 
 def _check_outputs(evaluation: Evaluation, outputs: Mapping[str, NDArray[Any]]) -> None:

@@ -153,7 +153,15 @@ def test_the_step_of_a_clock_that_is_odd(
     assert serve.Served(Path()).timer() == step
 
 
-@pytest.mark.parametrize("rows", ["[{'name': 'a'}]", "[{'name': 'a', 'operator': 'b', 'seconds': 'long'}]", "5"])
+@pytest.mark.parametrize(
+    "rows",
+    [
+        "[{'name': 'a'}]",
+        "[{'name': 'a', 'operator': 'b', 'seconds': 'long'}]",
+        "[{'name': 'a', 'operator': 'b', 'seconds': -1}]",
+        "5",
+    ],
+)
 def test_a_profile_that_is_none(make_target: Callable[..., Target], here: Environment, rows: str) -> None:
     """An engine.py of one's own may give anything."""
     target = make_target()
@@ -166,6 +174,18 @@ def test_a_profile_that_is_none(make_target: Callable[..., Target], here: Enviro
         pytest.raises(ModelRefused, match="names, operators and seconds"),
     ):
         engine.profile(X, 3)
+
+
+@pytest.mark.parametrize("times", ["[1, 2]", "['soon'] * 3", "5", "None"])
+def test_a_clock_of_its_own_that_is_none(make_target: Callable[..., Target], here: Environment, times: str) -> None:
+    target = make_target()
+    engine_file = target.folder / "engine.py"
+    engine_file.write_text(f"{engine_file.read_text()}\n    def time(self, once, repeats):\n        return {times}\n")
+    with (
+        open_engine(target, here, MODEL, batch_size=1, threads=1) as engine,
+        pytest.raises(ModelRefused, match="its `time` gives"),
+    ):
+        engine.time(X, 3)
 
 
 def test_processor_time(start: Callable[..., Worker]) -> None:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from acdc_export import check, export, verify
+from acdc_export import check, export, run, verify
 from acdc_export.config import load_target
 from acdc_export.engines import environment, status
-from acdc_export.errors import AcdcExportError, PairError
+from acdc_export.errors import AcdcExportError, PairError, UsageError
 from acdc_export.pair import Pair
 
 from ..pair.test_importing import import_onnx
@@ -145,6 +145,21 @@ def test_a_required_pattern(
         export(pair, target, out=tmp_path / "bundles")
     assert 'pattern.kind = "2:4"' in caught.value.remedy
     assert not (tmp_path / "bundles" / "tiny-reference").exists()
+    with pytest.raises(UsageError, match="the pipeline digits has unstructured"):  # before hours of training
+        run("digits", target, runs=tmp_path / "runs", out=tmp_path / "bundles")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_profile_that_fails_is_a_note(reference: Callable[[str], str], pair: Pair, tmp_path: Path) -> None:
+    target = reference("")
+    engine = Path(target) / "engine.py"
+    engine.write_text(
+        engine.read_text().replace("return [{", "raise RuntimeError('no counters here')\n        return [{")
+    )
+    report = export(pair, target, gates=["sparsity >= 0.5"], out=tmp_path / "bundles").report
+    assert report.passed
+    assert report.profile == ()
+    assert any("not profiled by operator" in note and "no counters here" in note for note in report.notes)
 
 
 def test_a_pair_from_plain_onnx_is_deployed_like_any_other(reference: Callable[[str], str], tmp_path: Path) -> None:
