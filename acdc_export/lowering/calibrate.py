@@ -52,7 +52,7 @@ def calibrate(
         samples: of the training split, by input, (samples, ...).
         fp32: a runtime that gives every value of a graph in FP32.
         stem: the path of the files that calibration writes, up to their endings.
-        keep: layers that stay in FP32, by their weights' names.
+        keep: layers that stay in FP32, by their weights' names: calibration asks nothing of their activations.
 
     Raises:
         CalibrationError: samples that no ranges come of.
@@ -65,7 +65,7 @@ def calibrate(
     folded, instrumented = (stem.with_name(f"{stem.name}-{what}.onnx") for what in ("folded", "instrumented"))
     quantize.fold(source, folded)
     _check_kept(keep, quantize.layer_names(folded))
-    watched = quantize.instrument(folded, instrumented)
+    watched = quantize.instrument(folded, instrumented, keep)
     with closing(fp32.open(instrumented, _ROWS, cpus)) as engine:
         calibration = quantize.calibrate(engine.run, _batches(samples), watched)
     return QuantizationInputs(samples, Calibrated(folded, calibration), keep)
