@@ -226,13 +226,14 @@ def _int8_layers(model: LoweredModel) -> tuple[int, int] | None:
     return (model.int8.quantized, model.int8.total) if model.int8 else None
 
 
-def _supported(evaluation: Evaluation, model: Path) -> float:
-    """The fraction of a cut graph's operators on the fast path; 0 where the engine doesn't even take it."""
+def _supported(evaluation: Evaluation, model: Path) -> float | None:
+    """The fraction of a cut graph's operators on the fast path; None where the engine refuses it."""
     try:
         with closing(evaluation.open(model, evaluation.gated)) as engine:
-            return float(engine.info().get("supported_ops", 1.0))
+            supported = engine.info().get("supported_ops")
+            return None if supported is None else float(supported)
     except EngineError:
-        return 0.0
+        return None
 
 
 def _micro_batch_notes(models: Models) -> list[str]:

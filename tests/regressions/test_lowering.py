@@ -122,3 +122,40 @@ def test_a_layer_in_fp32_may_take_what_is_not_finite(tmp_path: Path) -> None:
     report = deploy(made, tmp_path, "onnxruntime", x=x, keep=["second"])
     assert report.structure.int8_layers == (2, 3)
     assert report.parity["16"]["sparse"].ok
+
+
+# ------------------------------------------------------------------------------------------------ the fast path
+
+
+@pytest.mark.runtime
+@pytest.mark.parametrize(
+    ("operators", "slow"),
+    [
+        (["Sin", "MatMul"], "Sin"),
+        (["Cos", "MatMul", "Relu", "Abs"], "Cos, Abs"),
+        (["MatMul", "Sign", "MatMul"], "Sign"),
+    ],
+)
+def test_the_operator_off_the_fast_path_is_named(tmp_path: Path, operators: list[str], slow: str) -> None:
+    """`Linear(sin(x))`: "Not on the engine's fast path: Gemm"."""
+    random = np.random.default_rng(0)
+    values = ["input", *(f"v{at}" for at in range(len(operators) - 1)), "logits"]
+    nodes = [
+        helper.make_node(operator, [values[at], *(["w"] if operator == "MatMul" else [])], [values[at + 1]])
+        for at, operator in enumerate(operators)
+    ]
+    graph = helper.make_graph(
+        nodes, "net",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["batch", 16])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 16])],
+        [numpy_helper.from_array(random.normal(size=(16, 16)).astype(np.float32), "w")],
+    )  # fmt: skip
+    model = helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 18)])
+    model = onnx.shape_inference.infer_shapes(model)
+    x = random.normal(size=(16, 16)).astype(np.float32)
+    made = pair_of(tmp_path / "pair", {"sparse": model, "dense": model}, x)
+    changes = (('controls = ["onnxruntime", "openvino"]', "controls = []"), ("[1, 16]", "[16]"))
+    target = quick_target(tmp_path / "cpu", "cpu", *changes)
+    report = export(made, target, out=tmp_path / "bundles", budget=1).report
+    assert list(report.structure.unsupported) == slow.split(", ")
+    assert f"Not on the engine's fast path: {slow}." in report.notes
