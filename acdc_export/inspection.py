@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from .errors import UsageError
 from .extras import extra
 from .pair import Pair
 from .patterns import PatternKind, counted
-from .records.inspection import Inspection, Part, Training, WeightAudit
+from .records.inspection import Inspection, Part, Training, Uncounted, WeightAudit
 
 
 def inspect(path: Path, patterns: Sequence[str] = ()) -> Inspection:
@@ -22,40 +23,62 @@ def inspect(path: Path, patterns: Sequence[str] = ()) -> Inspection:
     2:4 and block4; for those of a pair or bundle, also for the pattern of the pair.
 
     Raises:
-        UsageError: it is none of these, or an unknown pattern.
+        UsageError: it is none of these, holds nothing that can be counted, or an unknown pattern.
         PairError, BundleError, GraphError: it is one, and broken.
     """
-    return Inspection(tuple(_parts(path, patterns)), _training(path))
+    parts = tuple(_parts(path, patterns))
+    if not any(part.weights for part in parts):
+        reasons = dict.fromkeys(f"{each.operator}: {each.reason}" for part in parts for each in part.uncounted)
+        told = "; ".join(reasons) or "it has no Conv, Gemm or MatMul with a constant weight"
+        raise UsageError(f"No weight in {path} can be counted ({told}).", _countable(path))
+    return Inspection(parts, _training(path))
+
+
+def _countable(path: Path) -> str:
+    """What to look at where nothing in `path` can be counted."""
+    if path.is_dir():
+        return f"{path / 'report.md'} says how many zeros there were before the runtime made its own form."
+    return "Give the ONNX file before it was converted, or one whose weights are initializers."
 
 
 def _parts(path: Path, patterns: Sequence[str]) -> list[Part]:
     with extra("export"):
-        from . import lowering
+        pass
 
     if path.is_dir() and (path / "manifest.json").is_file():
         bundle = Bundle.load(path)
         kinds = counted(patterns, own=bundle.report.pair.kind)
         models = [path / "model" / model.file for model in bundle.manifest.models]
-        return [Part(f"{path}, {model.name}", lowering.audit(lowering.load(model), kinds)) for model in models]
+        return [_model(f"{path}, {model.name}", model, kinds) for model in models]
     if path.is_dir():
         pair = Pair.load(path)
         kinds = counted(patterns, own=pair.record.pattern.kind)
-        halves = {half: lowering.audit(lowering.load(pair.onnx(half)), kinds) for half in pair.halves}
-        for half, weights in halves.items():
-            pair.check_weights(half, weights)
+        halves = {half: _model(f"{path}, {half} half", pair.onnx(half), kinds) for half in pair.halves}
+        for half, part in halves.items():
+            pair.check_weights(half, part.weights)
         pruned = tuple(pair.record.pattern.layers)
-        return [Part(f"{path}, {half} half", weights, pruned) for half, weights in halves.items()]
+        return [replace(part, pruned=pruned) for part in halves.values()]
     kinds = counted(patterns)
     if path.suffix == ".safetensors" and path.is_file():
         return [Part(str(path), _checkpoint(path, kinds))]
     if path.suffix == ".onnx" and path.is_file():
-        return [Part(str(path), lowering.audit(lowering.load(path), kinds))]
+        return [_model(str(path), path, kinds)]
     if path.exists():
         raise UsageError(
             f"{path} is not something to inspect.",
             "Give an .onnx or .safetensors file, or the folder of a pair or bundle.",
         )
     raise UsageError(f"There is nothing at {path}.", "Check the path.")
+
+
+def _model(title: str, path: Path, kinds: Sequence[PatternKind]) -> Part:
+    """What an ONNX file holds. A runtime's own form of one is only named."""
+    from . import lowering
+
+    if path.suffix != ".onnx":
+        return Part(title, (), uncounted=(Uncounted(path.suffix, path.name, "a runtime's own form is not read"),))
+    held = lowering.contents(lowering.load(path), kinds)
+    return Part(title, held.weights, uncounted=held.uncounted)
 
 
 def _training(path: Path) -> Training | None:

@@ -1,8 +1,8 @@
 """From an ONNX file and a deployment to the files that a runtime loads, with the zeros counted after every step.
 
 `lower` is the whole way. `transform` is its first part, ONNX to ONNX: the target's passes, and INT8 by one of our
-schemes. `calibrate` finds what quantization takes. `audit` counts zeros, and `unsupported` names operators off the
-fast path.
+schemes. `calibrate` finds what quantization takes. `audit` counts zeros, `contents` also names what it can't count, and
+`unsupported` names operators off the fast path.
 """
 
 from ..records.inspection import WeightAudit
@@ -26,8 +26,8 @@ __all__ = [
     "TransformedGraph",
     "WeightAudit",
     "audit",
-    "contents",
     "calibrate",
+    "contents",
     "count",
     "load",
     "lower",

@@ -3,9 +3,9 @@
 By position and not by name, because passes rename and rescale: folding a batch norm gives a weight another name
 and other values, while the n-th weighted operator stays the n-th.
 
-A weight is whatever constant reaches a weighted operator: an initializer, dense or sparse, or one behind Constant nodes,
-Cast, Transpose, DequantizeLinear and anything else that is computed of constants alone. Of integers those are zeros that
-equal the zero point.
+A weight is whatever constant reaches a weighted operator: an initializer, dense or sparse, the output of a Constant
+node, and what Cast, Transpose, DequantizeLinear or anything else computes of constants alone. Of integers, those are
+zeros that equal the zero point.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from ..patterns import USUAL, PatternKind
 from ..records.inspection import Uncounted, WeightAudit
 from . import constants
 
-# Which input of an operator is the weight.
-_WEIGHTED = {"Conv": 1, "ConvInteger": 1, "ConvTranspose": 1, "Gemm": 1, "MatMul": 1, "MatMulInteger": 1}
+_OWN = ("", "ai.onnx")
+"""The names of ONNX's own domain."""
 
 
 class _Place(NamedTuple):
@@ -59,7 +59,15 @@ constant is taken."""
 _UNREAD = {"LSTM", "GRU", "RNN", "Einsum"}
 """Operators of ONNX's own that may hold weights and are not counted."""
 
-_UNWEIGHTED = {"BiasGelu", "FastGelu", "QLinearAdd", "QLinearMul", "QLinearConcat", "QLinearSoftmax", "DequantizeLinear"}
+_UNWEIGHTED = {
+    "BiasGelu",
+    "FastGelu",
+    "QLinearAdd",
+    "QLinearMul",
+    "QLinearConcat",
+    "QLinearSoftmax",
+    "DequantizeLinear",
+}
 """Operators of other domains that read tables, biases or activations, and no weights."""
 
 
@@ -139,6 +147,8 @@ def _weight(node: ir.Node, opsets: Mapping[str, int]) -> tuple[int, str, NDArray
 def _uncounted(node: ir.Node, model: ir.Model) -> Iterator[Uncounted]:
     """The weights of a node that is not looked into: other domains' operators, functions and subgraphs."""
     name, label = _name(node), node.name or ""
+    if all(constants.is_constant(value) for value in node.outputs):
+        return  # whatever reads it is counted or named
     if node.op_identifier() in model.functions:
         if any(_name(inner) in _PLACES or inner.domain not in _OWN for inner in model.functions[node.op_identifier()]):
             yield Uncounted(node.op_type, label, "its weights are used inside a function")
@@ -151,9 +161,6 @@ def _uncounted(node: ir.Node, model: ir.Model) -> Iterator[Uncounted]:
         if large:
             where = f" of {node.domain}" if node.domain not in _OWN else ""
             yield Uncounted(node.op_type, large[0].name or label, f"weights of {node.op_type}{where} are not read")
-
-
-_OWN = ("", "ai.onnx")
 
 
 def _inside(node: ir.Node) -> Iterator[ir.Node]:
@@ -193,11 +200,10 @@ def pruned(canonical: Sequence[WeightAudit], layers: Mapping[str, tuple[int, int
 
 
 def weight_of(node: ir.Node) -> ir.Value | None:
-    """The constant weight of a weighted operator, in integers where it is stored so; None of any other node."""
-    if node.domain not in ("", "ai.onnx") or node.op_type not in _WEIGHTED:
+    """The weight of an operator that reads it as it is stored, or behind DequantizeLinear; None of any other node."""
+    if node.domain not in _OWN:
         return None
-    wanted = [_WEIGHTED[node.op_type]] + ([0] if node.op_type.startswith("MatMul") else [])
-    inputs = [_integers(node.inputs[at]) for at in wanted if at < len(node.inputs)]
+    inputs = [_integers(_input(node, place.weight)) for place in _PLACES.get(node.op_type, ())]
     return next((value for value in inputs if _constant(value)), None)
 
 

@@ -6,30 +6,41 @@ from ..patterns import GroupCounts, parse
 from ..records.inspection import Inspection, Part
 from . import training
 from .document import Document, Table
-from .format import percent
+from .format import count, percent
 
 
 def document(inspection: Inspection) -> Document:
     """How sparse each set of weights is, then its layers, then how it was trained."""
     trained = training.sections(inspection.training) if inspection.training else []
     headline, *summary = [_total(part) for part in inspection.parts] or ["Nothing here holds weights."]
-    return Document(headline, tuple(summary), (*(_layers(part) for part in inspection.parts), *trained))
+    tables = [table for part in inspection.parts for table in (_layers(part), _uncounted(part)) if table]
+    return Document(headline, tuple(summary), (*tables, *trained))
 
 
 def _counts(part: Part) -> tuple[str, str]:
     """The share of zeros, and the number of weights."""
     zeros, total = (sum(getattr(weight, what) for weight in part.weights) for what in ("zeros", "total"))
-    return percent(zeros, max(1, total)), f"{total:,}"
+    return percent(zeros, total), f"{total:,}"
 
 
 def _total(part: Part) -> str:
+    left = f"{count(len(part.uncounted), 'operator')} could not be counted" if part.uncounted else ""
+    if not part.weights:
+        return f"{part.title}: {left or 'no weights'}"
     zeros, total = _counts(part)
-    return f"{part.title}: {zeros} zeros in {total} weights"
+    return f"{part.title}: {zeros} zeros in {total} weights" + (f"; {left}" if left else "")
 
 
-def _layers(part: Part) -> Table:
+def _uncounted(part: Part) -> Table | None:
+    rows = tuple((each.name or "–", each.operator, each.reason) for each in part.uncounted)
+    return Table(f"{part.title}, not counted", ("layer", "operator", "why"), rows) if rows else None
+
+
+def _layers(part: Part) -> Table | None:
     """A row for each weight, an asterisk where the pattern covers it."""
-    kinds = list(part.weights[0].patterns) if part.weights else []
+    if not part.weights:
+        return None
+    kinds = list(part.weights[0].patterns)
     headings = [_heading(name) for name in kinds]
     rows = [
         (

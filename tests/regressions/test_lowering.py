@@ -10,10 +10,19 @@ import onnx
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from onnxruntime.quantization import (
+    CalibrationDataReader,
+    QuantFormat,
+    QuantType,
+    quantize_dynamic,
+    quantize_static,
+)
 
 from acdc_export import Pair, export, pair
-from acdc_export.errors import CalibrationError
+from acdc_export.errors import CalibrationError, UsageError
+from acdc_export.inspection import inspect
 from acdc_export.pair import Half, PatternRecord
+from acdc_export.records.inspection import Part
 from acdc_export.records.report import Report
 
 from ..conftest import SIDE, network, weights
@@ -173,3 +182,181 @@ def test_the_operator_off_the_fast_path_is_named(tmp_path: Path, operators: list
     report = export(made, target, out=tmp_path / "bundles", budget=1).report
     assert list(report.structure.unsupported) == slow.split(", ")
     assert f"Not on the engine's fast path: {slow}." in report.notes
+
+
+# ------------------------------------------------------------------------------------------------ counting zeros
+
+_W = np.where(np.random.default_rng(3).random((8, 12)) < 0.9, 0, np.random.default_rng(4).normal(size=(8, 12))).astype(
+    np.float32
+)
+
+
+def matmul_file(
+    path: Path,
+    nodes: Sequence[onnx.NodeProto],
+    arrays: Mapping[str, np.ndarray] | None = None,
+    sparse: Sequence[onnx.SparseTensorProto] = (),
+    rows: int = 8,
+) -> Path:
+    """A graph from x (1, rows) to y, whose last nodes give y; not checked, since some domains have no schema."""
+    graph = helper.make_graph(
+        list(nodes), "net",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, rows])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(array, name) for name, array in (arrays or {}).items()],
+        sparse_initializer=list(sparse),
+    )  # fmt: skip
+    domains = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
+    onnx.save(helper.make_model(graph, ir_version=8, opset_imports=domains), path)
+    return path
+
+
+def inspected(path: Path) -> Part:
+    (part,) = inspect(path).parts
+    return part
+
+
+def sparse_tensor(array: np.ndarray, name: str, *, coordinates: bool) -> onnx.SparseTensorProto:
+    where = np.argwhere(array) if coordinates else np.flatnonzero(array)
+    values = numpy_helper.from_array(array[array != 0], name)
+    return helper.make_sparse_tensor(values, numpy_helper.from_array(where.astype(np.int64), ""), array.shape)
+
+
+PRODUCT = helper.make_node("MatMul", ["x", "w"], ["y"])
+AROUND: dict[str, tuple[list[onnx.NodeProto], dict[str, np.ndarray]]] = {
+    "Constant": ([helper.make_node("Constant", [], ["w"], value=numpy_helper.from_array(_W))], {}),
+    "Identity": ([helper.make_node("Identity", ["v"], ["w"])], {"v": _W}),
+    "Cast": ([helper.make_node("Cast", ["v"], ["w"], to=TensorProto.FLOAT)], {"v": _W.astype(np.float16)}),
+    "Transpose": ([helper.make_node("Transpose", ["v"], ["w"], perm=[1, 0])], {"v": np.ascontiguousarray(_W.T)}),
+    "Reshape": (
+        [helper.make_node("Reshape", ["v", "shape"], ["w"])],
+        {"v": _W.reshape(-1), "shape": np.array([8, 12])},
+    ),
+    "two of them": (
+        [helper.make_node("Cast", ["v"], ["u"], to=1), helper.make_node("Transpose", ["u"], ["w"])],
+        {"v": np.ascontiguousarray(_W.T).astype(np.float64)},
+    ),
+    "Mul by a scale": (
+        [helper.make_node("Mul", ["v", "scale"], ["w"])],
+        {"v": _W, "scale": np.full(12, 2, dtype=np.float32)},
+    ),
+    "QuantizeLinear": (
+        [
+            helper.make_node("QuantizeLinear", ["v", "scale", "zero"], ["q"]),
+            helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["w"]),
+        ],
+        {"v": 10 * _W.round(1), "scale": np.float32(0.5), "zero": np.uint8(128)},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", AROUND)
+def test_weights_are_counted_behind_nodes(tmp_path: Path, name: str) -> None:
+    """inspect: "0.00 % of 0" of weights in Constant nodes, behind Cast, Identity or Transpose."""
+    nodes, arrays = AROUND[name]
+    part = inspected(matmul_file(tmp_path / "net.onnx", [*nodes, PRODUCT], arrays))
+    (weight,) = part.weights
+    zeros = int((_W.round(1) == 0).sum()) if name == "QuantizeLinear" else int((_W == 0).sum())
+    assert (weight.zeros, weight.total, weight.shape) == (zeros, 96, (8, 12))
+    assert not part.uncounted
+
+
+@pytest.mark.parametrize("coordinates", [True, False])
+@pytest.mark.parametrize("constant", [True, False])
+def test_sparse_initializers_are_counted(tmp_path: Path, coordinates: bool, constant: bool) -> None:
+    """inspect: "0.00 % of 0" of a file whose weights are sparse initializers."""
+    tensor = sparse_tensor(_W, "w", coordinates=coordinates)
+    made = [helper.make_node("Constant", [], ["w"], sparse_value=tensor)] if constant else []
+    path = matmul_file(tmp_path / "net.onnx", [*made, PRODUCT], sparse=[] if constant else [tensor])
+    (weight,) = inspected(path).weights
+    assert (weight.zeros, weight.total) == ((_W == 0).sum(), 96)
+
+
+def test_zeros_are_what_equals_the_zero_point_of_each_channel(tmp_path: Path) -> None:
+    """inspect: "0.09 %" of uint8 weights whose zero is the zero point."""
+    points = np.arange(100, 112, dtype=np.uint8)
+    stored = (np.where(_W == 0, 0, 5) + points).astype(np.uint8)
+    arrays = {"q": stored, "scale": np.full(12, 0.1, dtype=np.float32), "zero": points}
+    behind = helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["w"], axis=1)
+    (weight,) = inspected(matmul_file(tmp_path / "net.onnx", [behind, PRODUCT], arrays)).weights
+    assert (weight.zeros, weight.name) == ((_W == 0).sum(), "q")
+
+
+@pytest.mark.parametrize("form", [QuantFormat.QDQ, QuantFormat.QOperator])
+@pytest.mark.parametrize("per_channel", [True, False])
+@pytest.mark.parametrize("kind", [QuantType.QUInt8, QuantType.QInt8])
+def test_the_zeros_of_onnxruntimes_quantizer(
+    tmp_path: Path, form: QuantFormat, per_channel: bool, kind: QuantType
+) -> None:
+    """inspect: files of ONNX Runtime's own quantizer, 90 % zero: "0.09 %", or "0.00 % of 0" in QOperator form."""
+    state = weights(1, 0.9)
+    source = tmp_path / "net.onnx"
+    onnx.save(network(state), source)
+    samples = iter([{"input": X[:8]}, {"input": X[8:16]}])
+
+    class Reader(CalibrationDataReader):
+        def get_next(self) -> dict[str, np.ndarray] | None:  # type: ignore[override]
+            return next(samples, None)
+
+    quantize_static(
+        str(source), str(tmp_path / "int8.onnx"), Reader(), quant_format=form, per_channel=per_channel,
+        weight_type=kind,
+        activation_type=QuantType.QUInt8,
+    )  # fmt: skip
+    before, after = inspected(source), inspected(tmp_path / "int8.onnx")
+    assert [weight.total for weight in after.weights] == [weight.total for weight in before.weights]
+    for old, new in zip(before.weights, after.weights, strict=True):
+        assert old.zeros <= new.zeros <= old.zeros + 0.03 * old.total  # small weights are rounded to zero
+    assert not after.uncounted
+
+
+def test_a_dynamically_quantized_file_is_counted(tmp_path: Path) -> None:
+    """inspect: uint8 weights of MatMulInteger, whose zero point is an input of the operator."""
+    source = matmul_file(tmp_path / "net.onnx", [PRODUCT], {"w": _W})
+    quantize_dynamic(str(source), str(tmp_path / "int8.onnx"), weight_type=QuantType.QUInt8)
+    (weight,) = inspected(tmp_path / "int8.onnx").weights
+    assert (weight.operator, weight.total) == ("MatMulInteger", 96)
+    assert weight.zeros >= (_W == 0).sum()
+
+
+NBITS = helper.make_node(
+    "MatMulNBits", ["x", "packed", "scales"], ["h"], domain="com.microsoft", K=8, N=8, bits=4, block_size=16
+)
+PACKED = {"packed": np.zeros((8, 1, 8), dtype=np.uint8), "scales": np.ones((8, 1), dtype=np.float32)}
+
+
+def test_what_is_not_counted_is_named(tmp_path: Path) -> None:
+    """inspect: weights that it can't read are left out of the sum, without a word."""
+    product = helper.make_node("MatMul", ["h", "w"], ["y"])
+    part = inspected(matmul_file(tmp_path / "net.onnx", [NBITS, product], {**PACKED, "w": _W}))
+    assert [weight.name for weight in part.weights] == ["w"]
+    assert [(left.operator, left.name) for left in part.uncounted] == [("MatMulNBits", "packed")]
+    behind = helper.make_node("Unpack", ["v"], ["w"], domain="com.microsoft")
+    second = helper.make_node("MatMul", ["x", "u"], ["z"])
+    part = inspected(matmul_file(tmp_path / "behind.onnx", [behind, second, PRODUCT], {"v": _W, "u": _W}))
+    assert [left.reason for left in part.uncounted] == ["it is behind Unpack of com.microsoft"]
+
+
+def test_where_nothing_can_be_counted_it_is_refused(tmp_path: Path) -> None:
+    """inspect: "0.00 % of 0", exit 0."""
+    identity = helper.make_node("Identity", ["h"], ["y"])
+    only = matmul_file(tmp_path / "net.onnx", [NBITS, identity], PACKED)
+    with pytest.raises(UsageError, match="No weight in .*MatMulNBits of com.microsoft are not read"):
+        inspect(only)
+    empty = matmul_file(tmp_path / "relu.onnx", [helper.make_node("Relu", ["x"], ["y"])])
+    with pytest.raises(UsageError, match="no Conv, Gemm or MatMul"):
+        inspect(empty)
+
+
+@pytest.mark.runtime
+def test_a_bundle_in_a_runtimes_own_form_is_not_a_broken_onnx_file(tmp_path: Path) -> None:
+    """inspect: the OpenVINO .xml of a bundle "can't be read as ONNX ... it may be cut off"."""
+    np.savez(tmp_path / "training.npz", x=X, y=np.zeros(len(X), dtype=np.int64))
+    target = quick_target(tmp_path / "openvino", "openvino", ("[1, 16]", "[16]"))
+    written = export(
+        build_pair(tmp_path / "pair"), target, precision="int8", calibrate=str(tmp_path / "training.npz"),
+        out=tmp_path / "bundles", budget=1,
+    )  # fmt: skip
+    with pytest.raises(UsageError, match=r"\.xml: a runtime's own form is not read") as caught:
+        inspect(written.path)
+    assert "report.md" in caught.value.remedy
