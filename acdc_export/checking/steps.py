@@ -186,7 +186,7 @@ def _accuracy(setup: Setup, new: Engine, old: Engine, alpha: float) -> Accuracy 
     return accuracy.measure(
         new,
         old,
-        named(setup.data, manifest.inputs, size),
+        named(setup.data, setup.new.expected, size),
         output=manifest.outputs[0].name,
         batch_size=setup.new.batch_size,
         alpha=alpha,

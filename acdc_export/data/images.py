@@ -1,6 +1,7 @@
 """Images from files, by way of torchvision. They are read as they are needed, so that they may be many.
 
-imagefolder:PATH         PATH/CLASS/IMAGE.jpg, cut to 224x224 as usual for ImageNet
+imagefolder:PATH         PATH/CLASS/IMAGE.jpg, cut to 224x224 as usual for ImageNet; the label is the class's place
+                         among the folders in Python's order of strings, hidden ones left out
 cifar10:PATH:train       or :test; PATH holds cifar-10-batches-py, the Python version
 cifar100:PATH:train      or :test; PATH holds cifar-100-python
 
@@ -10,6 +11,7 @@ about mean 0 and deviation 1.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -22,10 +24,9 @@ from numpy.typing import NDArray
 
 from ..errors import UsageError
 from ..extras import extra
-from .importing import reason
+from .pixels import open_rgb
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
     from torch import Tensor
 
 
@@ -49,7 +50,36 @@ KINDS = {
 
 _LAYOUT = "Give a folder that holds one folder of images a class: PATH/CLASS/IMAGE.jpg."
 _PARTS = {"train", "val", "valid", "validation", "test"}
+_SUFFIXES = {".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"}  # as torchvision reads
 _ROWS = 64  # decoded at a time
+
+Arrays = Iterator[tuple[NDArray[Any], NDArray[Any]]]  # float32 (rows, 3, side, side) and int64 (rows,)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Images to be judged by."""
+
+    count: int
+    classes: tuple[str, ...]  # in the order of the labels
+    all: Callable[[], Arrays] = field(repr=False)  # in order
+    pick: Callable[[Sequence[int]], Arrays] = field(repr=False)  # samples by their indices
+
+
+@dataclass(frozen=True)
+class _Folder:
+    """The images of a folder in the order of their classes, then their paths: pairs of a tensor and a class index."""
+
+    classes: list[str]
+    files: list[tuple[Path, int]]
+    transform: Callable[[Any], Any]
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        path, label = self.files[index]
+        return self.transform(open_rgb(path)), label
 
 
 @dataclass(frozen=True)
@@ -62,6 +92,7 @@ class Batches:
     spec: str
     shape: tuple[int, int, int]  # of an image
     classes: int
+    names: tuple[str, ...]  # of the classes, in the order of the labels; empty where they are not known
     steps: int
     _epoch: Callable[[], Iterator[tuple[Tensor, Tensor]]] = field(repr=False)
 
@@ -72,14 +103,8 @@ class Batches:
         return self._epoch()
 
 
-def read(
-    spec: str,
-) -> tuple[
-    int,
-    Callable[[], Iterator[tuple[NDArray[Any], NDArray[Any]]]],
-    Callable[[Sequence[int]], Iterator[tuple[NDArray[Any], NDArray[Any]]]],
-]:
-    """Return the number of samples, a function that reads all in order, and one that reads samples by their indices.
+def read(spec: str) -> Source:
+    """Return the samples of `spec`, to be read as they are needed.
 
     Images of a folder are scaled until the shorter side has 256 pixels, and cut to the 224x224 in the middle.
     Batches are float32 (rows, 3, side, side) and int64 (rows,).
@@ -91,14 +116,14 @@ def read(
     """
     samples = _samples(spec, augment=False)
 
-    def pick(indices: Sequence[int]) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
+    def pick(indices: Sequence[int]) -> Arrays:
         with ThreadPoolExecutor() as pool:  # decoding takes the time, and runs without the interpreter lock
             for first in range(0, len(indices), _ROWS):
                 rows = pool.map(samples.__getitem__, indices[first : first + _ROWS])
                 images, labels = zip(*rows, strict=True)
                 yield np.stack([image.numpy() for image in images]), np.array(labels)
 
-    return len(samples), lambda: pick(range(len(samples))), pick
+    return Source(len(samples), tuple(samples.classes), lambda: pick(range(len(samples))), pick)
 
 
 def augmented(spec: str, batch_size: int, workers: int = 0) -> Batches:
@@ -135,7 +160,8 @@ def augmented(spec: str, batch_size: int, workers: int = 0) -> Batches:
             yield batch
 
     side = KINDS[spec.partition(":")[0]].side
-    return Batches(spec, (3, side, side), len(samples.classes), len(loader), epoch)
+    names = tuple(samples.classes)
+    return Batches(spec, (3, side, side), len(names), names, len(loader), epoch)
 
 
 def generated(spec: str, batch_size: int, steps: int = 2) -> Batches:
@@ -152,7 +178,8 @@ def generated(spec: str, batch_size: int, steps: int = 2) -> Batches:
         import torch
 
     kind = KINDS[name]
-    classes = len(_classes(spec, path)) if name == "imagefolder" and path.is_dir() else kind.classes
+    names = tuple(_classes(spec, path)) if name == "imagefolder" and path.is_dir() else ()
+    classes = len(names) or kind.classes
 
     def epoch() -> Iterator[tuple[Tensor, Tensor]]:
         random = torch.Generator().manual_seed(0)
@@ -160,7 +187,7 @@ def generated(spec: str, batch_size: int, steps: int = 2) -> Batches:
             images = torch.randn(batch_size, 3, kind.side, kind.side, generator=random)
             yield images, torch.randint(classes, (batch_size,), generator=random)
 
-    return Batches(spec, (3, kind.side, kind.side), classes, steps, epoch)
+    return Batches(spec, (3, kind.side, kind.side), classes, names, steps, epoch)
 
 
 def _batch(samples: Any, rows: list[int]) -> tuple[Tensor, Tensor] | tuple[str, str]:
@@ -178,7 +205,7 @@ def _batch(samples: Any, rows: list[int]) -> tuple[Tensor, Tensor] | tuple[str, 
 
 
 def _samples(spec: str, augment: bool) -> Any:
-    """Return torchvision's data set of `spec`: pairs of a tensor (3, side, side) and a class index."""
+    """Return the data set of `spec`: pairs of a tensor (3, side, side) and a class index; it has `classes`, too."""
     name, path, part = parse(spec)
     with extra("vision"):
         from torchvision import datasets, transforms
@@ -192,11 +219,8 @@ def _samples(spec: str, augment: bool) -> Any:
     scale = [transforms.ToTensor(), transforms.Normalize(kind.mean, kind.deviation)]
     transform = transforms.Compose([*cut, *mirror, *scale])
     if name == "imagefolder":
-        _classes(spec, path)
-        try:
-            return datasets.ImageFolder(path, transform, loader=_opened)
-        except FileNotFoundError as error:  # it names the classes without an image
-            raise UsageError(f"{spec}: {reason(error)}.", _LAYOUT) from error
+        classes = _classes(spec, path)
+        return _Folder(classes, _files(spec, path, classes), transform)
     source = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
     try:
         return source(path, train=part == "train", transform=transform, download=False)
@@ -219,7 +243,7 @@ def parse(spec: str) -> tuple[str, Path, str]:
 def _classes(spec: str, path: Path) -> list[str]:
     """List the classes of an image folder; a label is the index of one. Raises `UsageError` for fewer than two."""
     try:
-        names = sorted(entry.name for entry in path.iterdir() if entry.is_dir())
+        names = sorted(entry.name for entry in path.iterdir() if entry.is_dir() and not _hidden(entry.name))
     except OSError as error:
         raise UsageError(f"{spec}: {path} can't be read: {error.strerror}.", _LAYOUT) from error
     if names and _PARTS.issuperset(names):
@@ -233,14 +257,32 @@ def _classes(spec: str, path: Path) -> list[str]:
     return names
 
 
-def _opened(path: str) -> Image:
-    """Read the image at `path` as RGB. Raises `UsageError` if it can't be read."""
-    from PIL import Image
+def _hidden(name: str) -> bool:
+    """Whether a file or folder is none of the user's own: file managers, notebooks and archives leave such behind."""
+    return name.startswith(".") or name == "__MACOSX"
 
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except Exception as error:  # the decoders each have their own
+
+def _files(spec: str, path: Path, classes: Sequence[str]) -> list[tuple[Path, int]]:
+    """List the images of all classes with their labels. Raises `UsageError` for a class without any."""
+    files, empty = list[tuple[Path, int]](), []
+    for label, name in enumerate(classes):
+        images = _images(path / name)
+        files += [(image, label) for image in images]
+        if not images:
+            empty.append(name)
+    if empty:
         raise UsageError(
-            f"The image {path} can't be read: {reason(error)}.", "Repair it, or take it out of the folder."
-        ) from error
+            f"{spec}: there is no valid file for the classes {', '.join(empty[:5])}"
+            f"{f' and {len(empty) - 5} others' if len(empty) > 5 else ''}.",
+            f"Every folder is a class: put images in ({', '.join(sorted(_SUFFIXES))}), or remove what is no class.",
+        )
+    return files
+
+
+def _images(folder: Path) -> list[Path]:
+    """All images in a folder and those below it."""
+    images = []
+    for place, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not _hidden(name)]
+        images += [Path(place, name) for name in names if not _hidden(name) and Path(name).suffix.lower() in _SUFFIXES]
+    return sorted(images, key=lambda image: (str(image.parent), image.name))

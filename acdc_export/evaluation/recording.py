@@ -54,6 +54,7 @@ def report(results: StaticResults, timed: Timed, *, deployable: bool, notes: Ite
             metrics=record.metrics,
             history=record.history,
             left_dense=record.pattern.left_dense,
+            classes=record.classes,
             reference=record.reference.computed_by,
         ),
         target=TargetFacts(

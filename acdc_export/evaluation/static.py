@@ -295,7 +295,7 @@ def check_accuracy(evaluation: Evaluation, sparse: Engine, dense: Engine, data: 
         return accuracy.measure(
             sparse,
             dense,
-            _advancing(named(data, evaluation.pair.record.inputs, size), advance),
+            _advancing(named(data, evaluation.pair.expected, size), advance),
             output=evaluation.pair.record.outputs[0].name,
             batch_size=evaluation.gated,
             alpha=alpha,

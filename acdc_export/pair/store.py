@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from .. import files
 from ..errors import PairError
 from ..version import __version__
+from .inputs import Expected
 from .record import (
     HALVES,
     SCHEMA_VERSION,
@@ -96,6 +97,12 @@ class Pair:
     @property
     def name(self) -> str:
         return self.record.name
+
+    @property
+    def expected(self) -> Expected:
+        """What samples have to be like to judge or calibrate this pair by them."""
+        record = self.record
+        return Expected(f"the pair {self.path}", record.inputs, record.outputs, self.reference.inputs, record.classes)
 
     @property
     def halves(self) -> tuple[Half, ...]:
