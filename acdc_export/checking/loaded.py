@@ -49,7 +49,8 @@ class LoadedBundle:
     def expected(self) -> Expected:
         """What samples have to be like to judge this bundle by them."""
         manifest, classes = self.bundle.manifest, self.bundle.report.pair.classes
-        return Expected(str(self.bundle.path), manifest.inputs, manifest.outputs, self.bundle.golden_inputs, classes)
+        judged = next((spec for spec in manifest.outputs if spec.name == manifest.judged_output), manifest.outputs[0])
+        return Expected(str(self.bundle.path), manifest.inputs, judged, self.bundle.golden_inputs, classes)
 
     def inputs(self) -> dict[str, NDArray[Any]]:
         """One batch of the golden inputs by name, filled up where there are fewer."""

@@ -291,12 +291,14 @@ def _costly_notes(evaluation: Evaluation, int8: Int8, right: Accuracy, cost: Acc
 def check_accuracy(evaluation: Evaluation, sparse: Engine, dense: Engine, data: Data, alpha: float) -> Accuracy:
     """Judge two engines on the same samples, at the gated batch size."""
     size = 8 * evaluation.gated  # samples read at once; the engines get them in their own batches
+    judged = next(spec for spec in evaluation.pair.record.outputs if spec.name == evaluation.judged)
+    expected = replace(evaluation.pair.expected, judged=judged)
     with evaluation.progress.task("accuracy", -(-data.count // size) if data.count else 0) as advance:
         return accuracy.measure(
             sparse,
             dense,
-            _advancing(named(data, evaluation.pair.expected, size), advance),
-            output=evaluation.pair.record.outputs[0].name,
+            _advancing(named(data, expected, size), advance),
+            output=evaluation.judged,
             batch_size=evaluation.gated,
             alpha=alpha,
         )

@@ -14,9 +14,6 @@ from ..errors import AcdcExportError, UsageError
 from .likeness import Likeness
 from .record import TensorSpec
 
-_LOOK = 128
-"""Samples that are looked at before any others are read."""
-
 _LISTED = 5  # names in an error
 
 
@@ -26,7 +23,7 @@ class Expected:
 
     whose: str  # "the pair", or the path of a bundle
     inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]  # the first one is judged
+    judged: TensorSpec  # the output that is judged
     known: Mapping[str, NDArray[Any]]  # real inputs by name, which samples have to be like
     classes: tuple[str, ...] = ()  # the names of the classes, in the order of the outputs; empty where not known
     unlike: type[AcdcExportError] = UsageError  # what is raised for samples that are unlike the known inputs
@@ -34,29 +31,23 @@ class Expected:
     @property
     def width(self) -> int | None:
         """The number of classes that the judged output tells apart; None where its shape doesn't say."""
-        shape = self.outputs[0].shape if self.outputs else ()
+        shape = self.judged.shape
         return shape[1] if len(shape) == 2 and isinstance(shape[1], int) else None
-
-
-def look(data: Data, expected: Expected) -> None:
-    """Look at the classes of data, and at samples from all of them, before anything long is begun.
-
-    Data that can only be read in order are looked at when they are read. Raises what `named` does.
-    """
-    _check_classes(data, expected)
-    if data.spread:
-        for _ in named(data.sample(_LOOK), expected, _LOOK):
-            pass
 
 
 def named(data: Data, expected: Expected, size: int) -> Iterator[tuple[dict[str, NDArray[Any]], NDArray[Any]]]:
     """The data as inputs by name and labels, in the expected shapes and dtypes, up to `size` rows at a time.
+
+    For a network that runs on one batch size only, a rest of the data that fills no batch is left out: its rows depend
+    on each other, so it can't be filled up.
 
     Raises:
         UsageError: they have others, or other classes than the network. At the end (or after a few samples, where it
             is certain by then): they are prepared otherwise than the known inputs, see `likeness`.
     """
     specs = expected.inputs
+    first = specs[0].shape[0]
+    batch_size = first if isinstance(first, int) else 1
     _check_classes(data, expected)
     likeness = {spec.name: Likeness(expected.known[spec.name]) for spec in specs if spec.name in expected.known}
     for given, labels in data.batches(size, {spec.name: len(spec.shape) for spec in specs}):
@@ -67,7 +58,9 @@ def named(data: Data, expected: Expected, size: int) -> Iterator[tuple[dict[str,
         for name, seen in likeness.items():
             seen.add(inputs[name])
         _check_likeness(likeness, data, expected, finished=False)
-        yield inputs, labels
+        rows = len(labels) - len(labels) % batch_size
+        if rows:
+            yield {name: array[:rows] for name, array in inputs.items()}, labels[:rows]
     _check_likeness(likeness, data, expected, finished=True)
 
 
@@ -76,9 +69,7 @@ def _by_spec(given: Any, specs: Sequence[TensorSpec], source: str) -> list[NDArr
     names = ", ".join(spec.name for spec in specs)
     if not isinstance(given, dict):
         if len(specs) != 1:
-            raise UsageError(
-                f"{source} gives one array; the network takes {names}.", "Give an array for each by name."
-            )
+            raise UsageError(f"{source} gives one array; the network takes {names}.", "Give an array for each by name.")
         return [given]
     if len(specs) == 1 and len(given) == 1:
         return list(given.values())
@@ -92,7 +83,7 @@ def _by_spec(given: Any, specs: Sequence[TensorSpec], source: str) -> list[NDArr
 
 def _fitting(array: NDArray[Any], spec: TensorSpec, rows: int, source: str) -> NDArray[Any]:
     """An array in the shape and dtype that the network takes. Raises `UsageError` for others."""
-    shape = spec.at(rows)
+    shape = (rows, *spec.at(rows)[1:])
     if array.shape == shape and np.can_cast(array.dtype, spec.dtype, "same_kind"):
         return np.ascontiguousarray(array, dtype=spec.dtype)
     remedy = "Prepare the data as for training: same layout, size and type."

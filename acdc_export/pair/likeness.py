@@ -59,8 +59,9 @@ class Moments:
         )
 
     def __str__(self) -> str:
-        return f"from {self.low:.3g} to {self.high:.3g}, with a mean of {self.mean:.3g} and a standard deviation of " + (
-            f"{self.deviation:.3g}"
+        return (
+            f"from {self.low:.3g} to {self.high:.3g}, with a mean of {self.mean:.3g} and a standard deviation of "
+            + (f"{self.deviation:.3g}")
         )
 
 

@@ -102,7 +102,8 @@ class Pair:
     def expected(self) -> Expected:
         """What samples have to be like to judge or calibrate this pair by them."""
         record = self.record
-        return Expected(f"the pair {self.path}", record.inputs, record.outputs, self.reference.inputs, record.classes)
+        judged = next(spec for spec in record.outputs if spec.name == record.judged)
+        return Expected(f"the pair {self.path}", record.inputs, judged, self.reference.inputs, record.classes)
 
     @property
     def halves(self) -> tuple[Half, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ..evidence.accuracy import Accuracy
 from ..evidence.gates import Measurement
 from ..evidence.latency import Latency, throughput
 from ..evidence.parity import Parity
@@ -82,7 +83,12 @@ def _details(report: Report) -> list[Table]:
     tables = [Table("Zeros in all weighted operators, after each pass", ("", "zeros", "weights", "share"), steps)]
     if report.accuracy:
         classes = tuple(
-            (_class_name(counts.label, report.pair.classes), f"{counts.samples:,}", f"{counts.sparse:,}", f"{counts.dense:,}")
+            (
+                _class_name(counts.label, report.pair.classes),
+                f"{counts.samples:,}",
+                f"{counts.sparse:,}",
+                f"{counts.dense:,}",
+            )
             for counts in report.accuracy.classes
         )
         tables.append(Table("Right, by class", ("class", "samples", "sparse", "dense twin"), classes))
@@ -103,12 +109,17 @@ def _class_name(label: int, names: Sequence[str]) -> str:
     return f"{label} {name}" if name not in ("", str(label)) else str(label)
 
 
+def _judged(name: str, accuracy: Accuracy) -> str:
+    """A figure's name, with that of the output that it was judged by, where that is known."""
+    return f"{name} ({accuracy.output})" if accuracy.output else name
+
+
 def _halves(report: Report) -> Table:
     structure, accuracy = report.structure, report.accuracy
     rows = [("accuracy", "not measured", "not measured")]
     if accuracy:
         rows = [
-            ("accuracy", f"{accuracy.sparse.value:.2f} %", f"{accuracy.dense.value:.2f} %"),
+            (_judged("accuracy", accuracy), f"{accuracy.sparse.value:.2f} %", f"{accuracy.dense.value:.2f} %"),
             ("agreement of both halves", f"{accuracy.agreement:.2f} %", ""),
         ]
     rows.append(("zeros in pruned layers", zeros(structure.zeros, structure.total), ""))
