@@ -63,6 +63,7 @@ class History:
     unit: Literal["epoch", "step"] = "epoch"
     epochs: tuple[EpochRecord, ...] = ()
     cost: Cost | None = None
+    cost_unknown: str | None = None  # why the cost is not known, as a phrase, where somebody tried to count it
 
 
 def from_revived(history: dict[str, Any]) -> dict[str, Any]:

@@ -9,13 +9,15 @@ activations) is not counted. A backward pass costs twice the forward pass.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from ..records.history import Cost, PhaseRecord
 from .layers import PRUNABLE
@@ -24,6 +26,8 @@ _ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.SiLU, nn.GELU, nn.Hardswish, nn.Hardsigmoi
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 _POOLINGS = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
 _ADAPTIVE = (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d)
+_UNCOUNTED = (nn.MultiheadAttention, nn.RNNBase, nn.RNNCellBase, nn.Bilinear, nn.modules.conv._ConvTransposeNd)
+"""Layers that multiply by weights, and whose FLOPs are not known here."""
 _BACKWARD = 2  # times the forward pass
 
 
@@ -40,16 +44,23 @@ class Flops:
         return self.rest + sum(2 * nonzeros.get(name, self.weights[name]) * uses for name, uses in self.uses.items())
 
 
-@torch.no_grad()
-def count(model: nn.Module, inputs: Sequence[Tensor]) -> Flops:
-    """Count the FLOPs of one sample; `inputs` are the model's, of one row or more. The model stays as it was."""
+class Unknown(Exception):
+    """What a network costs can't be counted; the text says why, as a phrase."""
+
+
+def count(model: nn.Module, run: Callable[[], object], rows: int) -> Flops:
+    """Count the FLOPs of one sample, while `run` calls `model` on `rows` of them. The model stays as it was.
+
+    Raises:
+        Unknown: it multiplies weights in a layer that isn't counted.
+    """
     uses: dict[str, int] = {}
     weights: dict[str, int] = {}
     rest = 0
 
-    def add(name: str, module: nn.Module, module_inputs: Any, output: Any) -> None:
+    def add(name: str, module: nn.Module, inputs: Sequence[Tensor], output: Tensor) -> None:
         nonlocal rest
-        elements = math.prod(output.shape[1:])  # of one sample
+        elements = output.numel() // rows  # of one sample
         if isinstance(module, PRUNABLE):
             key = f"{name}.weight" if name else "weight"
             channels = module.out_features if isinstance(module, nn.Linear) else module.out_channels
@@ -61,15 +72,17 @@ def count(model: nn.Module, inputs: Sequence[Tensor]) -> Flops:
         elif isinstance(module, _ACTIVATIONS):
             rest += elements
         elif isinstance(module, _ADAPTIVE):
-            rest += math.prod(module_inputs[0].shape[1:])
-        else:
+            rest += inputs[0].numel() // rows
+        elif isinstance(module, _POOLINGS):
             size = module.kernel_size
             window = math.prod(size) if isinstance(size, tuple) else size ** (output.ndim - 2)
             rest += elements * window
+        else:
+            raise Unknown(f"{name or 'the model'} ({type(module).__name__}) multiplies weights in a way of its own")
 
-    kinds = (*PRUNABLE, *_NORMS, *_ACTIVATIONS, *_POOLINGS, *_ADAPTIVE)
+    kinds = (*PRUNABLE, *_NORMS, *_ACTIVATIONS, *_POOLINGS, *_ADAPTIVE, *_UNCOUNTED)
     with _hooked(model, kinds, add):
-        model(*(tensor[:1] for tensor in inputs))
+        run()
     return Flops(uses, weights, rest)
 
 
@@ -94,16 +107,26 @@ def cost(flops: Flops, phases: Sequence[PhaseRecord]) -> Cost:
 
 @contextmanager
 def _hooked(model: nn.Module, kinds: tuple[type[nn.Module], ...], hook: Any) -> Iterator[None]:
-    """Call `hook(name, module, inputs, output)` for every call of modules of these kinds; the model is in eval mode."""
+    """Call `hook(name, module, inputs, output)` for every call of modules of these kinds; the model is in eval mode.
+
+    Inputs are all tensors that were given, by position or keyword. Of several outputs, `output` is the first.
+    """
+
+    def call(name: str, module: nn.Module, given: Any, keywords: Any, returned: Any) -> None:
+        inputs = [value for value in (*given, *keywords.values()) if isinstance(value, Tensor)]
+        outputs = [value for value in tree_leaves(returned) if isinstance(value, Tensor)]
+        hook(name, module, inputs, outputs[0])
+
     handles = [
-        module.register_forward_hook(lambda module, inputs, output, name=name: hook(name, module, inputs, output))
+        module.register_forward_hook(partial(call, name), with_kwargs=True)
         for name, module in model.named_modules()
         if isinstance(module, kinds)
     ]
     training = {module: module.training for module in model.modules()}
     try:
         model.eval()
-        yield
+        with torch.no_grad():
+            yield
     finally:
         for handle in handles:
             handle.remove()
