@@ -1,6 +1,6 @@
 """The pair: a sparse network and its dense twin, as a folder that needs no torch to read."""
 
-from .inputs import Expected, look, named
+from .inputs import Expected, named
 from .record import HALVES, SCHEMA_VERSION, Half, LayerCount, PatternRecord, Record, ReferenceRecord, TensorSpec
 from .store import Pair, Reference, build, check_place, write
 
@@ -18,7 +18,6 @@ __all__ = [
     "TensorSpec",
     "build",
     "check_place",
-    "look",
     "named",
     "write",
 ]

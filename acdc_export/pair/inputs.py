@@ -103,8 +103,8 @@ def _check_likeness(likeness: Mapping[str, Likeness], data: Data, expected: Expe
             part, given, known = problem
             raise expected.unlike(
                 f"{data.spec} has {part}{name} {given}; the inputs that {expected.whose} knows run {known}.",
-                "Prepare the samples as for training (scale, normalisation). If they are, save the pair again with real "
-                "samples as its example inputs.",
+                "Prepare the samples as for training (scale, normalisation). If they are, save the pair again with "
+                "real samples as its example inputs.",
             )
 
 
@@ -132,7 +132,7 @@ def _check_classes(data: Data, expected: Expected) -> None:
         )
     at = next(index for index, pair in enumerate(zip(given, known, strict=True)) if pair[0] != pair[1])
     raise UsageError(
-        f"{data.spec} has the classes in another order than {expected.whose}: {at} is {given[at]}, and not {known[at]}.",
+        f"{data.spec} has the classes in another order than {expected.whose}: {at} is {given[at]}, not {known[at]}.",
         f"Number the labels as in training: {_listing(known)}.",
     )
 

@@ -8,7 +8,7 @@ wide, and what honest samples can be is let pass:
 - An input of a few values, such as a mask, is judged by their range alone; a constant one is not judged.
 - Whole numbers, such as token ids, may not be negative where they never were: that is no entry of a table.
 
-The order of the channels (BGR for RGB), mirrored images or shifts within these limits can't be told from honest samples.
+The order of the channels (BGR for RGB), mirrored images and small shifts can't be told from honest samples.
 """
 
 from __future__ import annotations
