@@ -79,7 +79,8 @@ class Likeness:
     def add(self, array: NDArray[Any]) -> None:
         """Take in a batch of at least one row, of the known input's shape."""
         moments = _moments(array)
-        self._given = [old.joined(new) for old, new in zip(self._given, moments, strict=True)] or moments
+        joined = [old.joined(new) for old, new in zip(self._given, moments, strict=bool(self._given))]
+        self._given = joined or moments
         self._rows += len(array)
 
     def problem(self, *, finished: bool) -> tuple[str, Moments, Moments] | None:
