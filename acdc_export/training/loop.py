@@ -80,7 +80,7 @@ def rehearse(pipeline: Pipeline, progress: Progress = SILENT) -> Rehearsal:
     schedule = schedule_of(pipeline.schedule)
     settings = pipeline.training
     _check_length(settings, schedule)
-    pipeline = replace(pipeline, pattern=replace(pipeline.pattern, scope="uniform"))
+    pipeline = replace(pipeline, pattern=replace(pipeline.pattern, scope="uniform", layer_collapse="warn"))
     short = Schedule.of([1] * len(schedule.phases), "step")
     batch_size = min(_REHEARSAL_ROWS, settings.batch_size)
     steps: list[tuple[str, float]] = []
@@ -145,6 +145,8 @@ def pattern_of(pipeline: Pipeline) -> Pattern:
         "exclude": table.exclude,
         "exclude_types": table.exclude_types,
         "exclude_below": table.exclude_below,
+        "recurrent": table.recurrent,
+        "layer_collapse": table.layer_collapse,
     }
     if table.overrides:
         options["overrides"] = table.overrides
@@ -221,8 +223,16 @@ def _train(
         acdc.steps(checkpoint, every=loader.steps) if schedule.unit == "step" else acdc.epochs(checkpoint)
     )
     trainer = _Trainer(model, optimizer, scaler, average, loader, settings)
+    said: tuple[str, ...] = ()
     with progress.task(f"Training {pipeline.name}", schedule.total) as advance:
         for epoch in epochs:
+            if acdc.collapsed and acdc.collapsed != said:
+                lasting = "; so they will be in the pair" if epoch.index >= schedule.final.start else ""
+                progress.say(
+                    f"Every weight of {', '.join(acdc.collapsed)} is zero from {schedule.unit} {epoch.index} on: all "
+                    f"are among the smallest{lasting}."
+                )
+            said = acdc.collapsed
             if acdc.resumed and not trainer.started:
                 progress.say(f"Going on from {checkpoint}: {acdc.done} of {schedule.total} {schedule.unit}s are done.")
                 advance(acdc.done)

@@ -21,10 +21,10 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from .. import pair
-from ..errors import TrainingError, UsageError
+from ..errors import TrainingError, TrainingWarning, UsageError
 from ..records.history import EpochRecord, History, PhaseRecord
 from ..version import __version__
-from .flops import cost, count
+from .flops import Unknown, cost, count
 from .pattern import Pattern
 from .schedule import Unit
 
@@ -84,7 +84,7 @@ def write_pair(
             left_dense=dict(left_dense),
         ),
         reference=pair.ReferenceRecord(f"PyTorch {torch.__version__}, eager"),
-        history=History(tuple(phases), unit, tuple(epochs), cost(count(modules["dense"], [*inputs.values()]), phases)),
+        history=_history(phases, unit, epochs, {key: states["dense"][key] for key in pruned}, modules["dense"], inputs),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         pipeline=pipeline,
         seed=seed,
@@ -101,6 +101,25 @@ def write_pair(
         np.savez(folder / "reference.npz", **arrays)  # type: ignore[arg-type]  # numpy's stub takes no **arrays
 
     return pair.write(path, record, fill)
+
+
+def _history(
+    phases: Sequence[PhaseRecord],
+    unit: Unit,
+    epochs: Sequence[EpochRecord],
+    twin: Mapping[str, Tensor],
+    module: nn.Module,
+    inputs: Mapping[str, Tensor],
+) -> History:
+    """The run, with what the pruned weights of the twin hold, and the cost where it can be counted."""
+    totals = {key: weight.numel() for key, weight in twin.items()}
+    nonzeros = {key: int(weight.count_nonzero()) for key, weight in twin.items()}
+    try:
+        flops = cost(count(module, [*inputs.values()]), phases, nonzeros)
+    except Unknown as error:
+        warnings.warn(f"The FLOPs of this network are not known: {error}.", TrainingWarning, stacklevel=4)
+        flops = None
+    return History(tuple(phases), unit, tuple(epochs), flops, totals=totals, twin_nonzeros=nonzeros)
 
 
 # ------------------------------------------------------------------------------------------------ torch's side
@@ -145,6 +164,7 @@ def _portable(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {
         name: (value.float() if value.is_floating_point() else value).clone(memory_format=torch.contiguous_format)
         for name, value in state.items()
+        if isinstance(value, Tensor)
     }
 
 
