@@ -139,6 +139,14 @@ class DeployOptions(EngineOptions):
             minimum=1,
         ),
     ] = Many()
+    judged_output: Annotated[
+        str | None,
+        Option(
+            "The output of the network that accuracy is judged by, one logit for each class. By default the one that "
+            "the pair names.",
+            metavar="NAME",
+        ),
+    ] = None
     gates: Annotated[
         Many[str],
         Option(

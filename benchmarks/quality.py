@@ -97,7 +97,8 @@ class _Run:
         scaler = torch.amp.GradScaler("cpu", enabled=False)
         self.trainer = loop._Trainer(self.model, self.optimizer, scaler, None, self.feed, settings)
         self.pattern = loop.pattern_of(pipeline)
-        self.flops = flops.count(self.model, [*self.feed.examples(1).values()])
+        examples = self.feed.examples(1).values()
+        self.flops = flops.count(self.model, lambda: self.model(*examples), 1)
 
     def epoch(self, advance: Any) -> None:
         self.trainer.steps(self.feed.steps)

@@ -74,6 +74,7 @@ def evaluation_of(
         machine=machine.describe(),
         batch_sizes=(1,),
         gated=1,
+        judged=pair.record.judged,
         folder=folder,
         scratch=folder,
         progress=SILENT,

@@ -62,6 +62,7 @@ class Manifest:
     gated_batch_size: int
     tolerance: float  # for the golden outputs, as for parity
     supported_ops: float | None  # what the engine said at the gated batch size
+    judged_output: str | None = None  # the output that accuracy is judged by; None in bundles of older releases
     files: dict[str, Fingerprint] = field(default_factory=dict)
 
 

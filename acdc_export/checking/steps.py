@@ -187,7 +187,7 @@ def _accuracy(setup: Setup, new: Engine, old: Engine, alpha: float) -> Accuracy 
         new,
         old,
         named(setup.data, manifest.inputs, size),
-        output=manifest.outputs[0].name,
+        output=manifest.judged_output or manifest.outputs[0].name,
         batch_size=setup.new.batch_size,
         alpha=alpha,
     )

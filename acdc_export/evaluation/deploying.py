@@ -109,6 +109,7 @@ def _evaluation(run: Run, resolved: ResolvedDeployment, int8: Int8 | None, folde
         machine=run.machine,
         batch_sizes=run.batch_sizes,
         gated=run.gated,
+        judged=run.judged,
         folder=folder,
         scratch=own_scratch,
         progress=run.options.progress,
@@ -128,15 +129,17 @@ def _finish(run: Run, resolved: ResolvedDeployment, results: StaticResults, time
         results.evaluation.folder,
         recording.manifest(results),
         report,
-        golden_inputs=_head(run.pair.reference.inputs),
-        golden_outputs={size: _head(results.outputs["sparse", size]) for size in run.batch_sizes},
+        golden_inputs=_golden(run.pair, run.pair.reference.inputs),
+        golden_outputs={size: _golden(run.pair, results.outputs["sparse", size]) for size in run.batch_sizes},
         samples=latency.archive(timed.samples),
     )
     return report
 
 
-def _head(arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    return {name: array[:GOLDEN] for name, array in arrays.items()}
+def _golden(pair: Pair, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """The first samples; a whole batch of a pair that runs on no other size."""
+    rows = pair.record.batch_size or GOLDEN
+    return {name: array[:rows] for name, array in arrays.items()}
 
 
 def _compare(

@@ -51,7 +51,14 @@ def calibrate(
     with progress.task("calibration", len(HALVES)) as advance:
         for half in HALVES:
             halves[half] = lowering.calibrate(
-                pair.onnx(half), samples, deployments, fp32=fp32, stem=folder / half, cpus=machine.cpus, keep=keep
+                pair.onnx(half),
+                samples,
+                deployments,
+                fp32=fp32,
+                stem=folder / half,
+                cpus=machine.cpus,
+                keep=keep,
+                batch_size=pair.record.batch_size,
             )
             advance()
     return Int8(halves, fp32)

@@ -99,6 +99,7 @@ def manifest(results: StaticResults) -> Manifest:
         models=tuple(ModelFile(name, size if target.graph.batch == "each" else None) for name, size in names.items()),
         inputs=record.inputs,
         outputs=record.outputs,
+        judged_output=evaluation.judged,
         batch_sizes=evaluation.batch_sizes,
         gated_batch_size=evaluation.gated,
         tolerance=evaluation.deployment.settings.tolerance,

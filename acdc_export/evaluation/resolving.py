@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..config import DEFAULT_GATES, Judging, Pipeline, Target, check_pattern, load_target
+from ..config import DEFAULT_GATES, Benchmark, Judging, Pipeline, Target, check_pattern, load_target
 from ..data import Data
 from ..data import load as load_data
-from ..errors import RuntimeUnavailable, UsageError
+from ..errors import RuntimeUnavailable, UsageError, nearest
 from ..evidence import metrics, stats
 from ..evidence.gates import Gate, GateError, parse, sampled
 from ..evidence.metrics import Scope
@@ -45,6 +45,7 @@ class Run:
     machine: Machine
     batch_sizes: tuple[int, ...]
     gated: int
+    judged: str  # the output that accuracy is judged by
     samples: Data | None
     calibration: Data | None
     deployments: tuple[ResolvedDeployment, ...]
@@ -79,6 +80,8 @@ def resolve(pair: Pair, request: DeploymentRequest, options: DeployOptions, pipe
     judging = options.judging or (pipeline.judging if pipeline else None)
     notes: list[str] = []
     samples = _judging_data(options.data, pipeline, notes)
+    judged = _judged(pair, options.judged_output, notes)
+    sizes, gated = _batch_sizes(pair, options, judging or request.deployments[0][0].benchmark)
     calibration = _calibration_data(options.calibrate, pipeline, request, notes)
     machine = options.machine()
     unmeasured = [
@@ -89,17 +92,49 @@ def resolve(pair: Pair, request: DeploymentRequest, options: DeployOptions, pipe
         _resolve(target, precision, options, judging, asked, reasons, notes)
         for (target, precision), reasons in zip(request.deployments, unmeasured, strict=True)
     )
-    measured = judging or request.deployments[0][0].benchmark
     return Run(
         pair=pair,
         options=options,
         machine=machine,
-        batch_sizes=tuple(sorted({measured.gated_batch_size, *(options.batch_sizes or measured.batch_sizes)})),
-        gated=measured.gated_batch_size,
+        batch_sizes=sizes,
+        gated=gated,
+        judged=judged,
         samples=samples,
         calibration=calibration,
         deployments=deployments,
     )
+
+
+def _batch_sizes(pair: Pair, options: DeployOptions, measured: Judging | Benchmark) -> tuple[tuple[int, ...], int]:
+    """The batch sizes that are measured, and the gated one. Raises `UsageError` for those that the pair hasn't."""
+    only = pair.record.batch_size
+    if only is None:
+        gated = measured.gated_batch_size
+        return tuple(sorted({gated, *(options.batch_sizes or measured.batch_sizes)})), gated
+    others = [size for size in options.batch_sizes if size != only]
+    if others:
+        raise UsageError(
+            f"--batch-size {others[0]}: the pair {pair.path} is for batches of {only}, since its rows depend on each "
+            "other.",
+            f"Leave it out, or give --batch-size {only}.",
+        )
+    return (only,), only
+
+
+def _judged(pair: Pair, asked: str | None, notes: list[str]) -> str:
+    """The output that accuracy is judged by; a note where nobody chose it. Raises `UsageError` for one it hasn't."""
+    names = [spec.name for spec in pair.record.outputs]
+    if asked is not None and asked not in names:
+        raise UsageError(
+            f"--judged-output {asked}: the pair {pair.path} has no such output{nearest(asked, names)}.",
+            f"Its outputs are {', '.join(names)}.",
+        )
+    if asked is None and pair.record.judged_output is None and len(names) > 1:
+        notes.append(
+            f"The output '{names[0]}' is judged, the first of {', '.join(names)}: the pair doesn't say which "
+            "(--judged-output does)."
+        )
+    return asked or pair.record.judged
 
 
 def _resolve(

@@ -41,6 +41,7 @@ class Evaluation:
     machine: Machine
     batch_sizes: tuple[int, ...]
     gated: int  # the batch size that gates judge, with all cores
+    judged: str  # the output that accuracy is judged by
     folder: Path
     scratch: Path
     progress: Progress
@@ -87,7 +88,8 @@ class Evaluation:
             scratch=self.scratch,
             cpus=self.machine.cpus,
             inputs=self.int8.halves[half] if self.int8 and where.settings.quantized else None,
-            choose=lambda size, models: self._fastest(half, where, size, models),
+            # Rows that depend on each other stay together.
+            choose=None if self.pair.record.batch_size else partial(self._fastest, half, where),
         )
 
     def _fastest(self, half: Half, deployment: Deployment, batch_size: int, models: Mapping[int, Path]) -> int:

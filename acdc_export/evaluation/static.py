@@ -296,7 +296,7 @@ def check_accuracy(evaluation: Evaluation, sparse: Engine, dense: Engine, data: 
             sparse,
             dense,
             _advancing(named(data, evaluation.pair.record.inputs, size), advance),
-            output=evaluation.pair.record.outputs[0].name,
+            output=evaluation.judged,
             batch_size=evaluation.gated,
             alpha=alpha,
         )

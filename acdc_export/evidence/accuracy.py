@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,7 @@ class Accuracy:
     only_sparse: int  # samples that only the sparse half gets right
     only_dense: int
     classes: tuple[ClassCount, ...]
+    output: str = ""  # the name of the output that was judged
 
 
 def measure(
@@ -65,7 +66,7 @@ def measure(
         if sparse_logits.ndim != 2:
             raise UsageError(
                 f"The output '{output}' has shape {sparse_logits.shape}; accuracy is judged on logits (rows, classes).",
-                "Let the network's first output be one logit for each class.",
+                "Name the output that holds one logit for each class with --judged-output.",
             )
         _check_labels(batch_labels, classes=sparse_logits.shape[1])
         label_batches.append(batch_labels)
@@ -80,7 +81,8 @@ def measure(
             "class would get all of them right.",
             "Judge by samples of all classes; check that the labels were read from the right place.",
         )
-    return _count(labels, np.concatenate(sparse_batches), np.concatenate(dense_batches), alpha)
+    counted = _count(labels, np.concatenate(sparse_batches), np.concatenate(dense_batches), alpha)
+    return replace(counted, output=output)
 
 
 def _classes(logits: NDArray[Any]) -> NDArray[Any]:

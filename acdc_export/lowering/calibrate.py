@@ -45,6 +45,7 @@ def calibrate(
     stem: Path,
     cpus: Sequence[int],
     keep: tuple[str, ...] = (),
+    batch_size: int | None = None,
 ) -> QuantizationInputs:
     """Ready the ONNX file `source` for all of the deployments that quantize it.
 
@@ -53,6 +54,7 @@ def calibrate(
         fp32: a runtime that gives every value of a graph in FP32.
         stem: the path of the files that calibration writes, up to their endings.
         keep: layers that stay in FP32, by their weights' names.
+        batch_size: the only one that the graph runs on; None where it runs on any.
 
     Raises:
         CalibrationError: samples that no ranges come of.
@@ -66,16 +68,17 @@ def calibrate(
     quantize.fold(source, folded)
     _check_kept(keep, quantize.layer_names(folded))
     watched = quantize.instrument(folded, instrumented)
-    with closing(fp32.open(instrumented, _ROWS, cpus)) as engine:
-        calibration = quantize.calibrate(engine.run, _batches(samples), watched)
+    rows = batch_size or _ROWS
+    with closing(fp32.open(instrumented, rows, cpus)) as engine:
+        calibration = quantize.calibrate(engine.run, _batches(samples, rows), watched)
     return QuantizationInputs(samples, Calibrated(folded, calibration), keep)
 
 
-def _batches(samples: Mapping[str, NDArray[Any]]) -> list[dict[str, NDArray[Any]]]:
+def _batches(samples: Mapping[str, NDArray[Any]], rows: int) -> list[dict[str, NDArray[Any]]]:
     count = len(next(iter(samples.values())))
     return [
-        {name: batches.pad(array[start : start + _ROWS], _ROWS) for name, array in samples.items()}
-        for start in range(0, count, _ROWS)
+        {name: batches.pad(array[start : start + rows], rows) for name, array in samples.items()}
+        for start in range(0, count, rows)
     ]
 
 

@@ -88,7 +88,7 @@ class Record:
     pipeline: str | None = None  # the pipeline file, verbatim, where it was trained by one
     seed: int | None = None
     metrics: dict[str, dict[str, float]] = field(default_factory=dict)  # {"sparse": {"accuracy": 0.98}, "dense": ...}
-    judged_output: str | None = None  # the output that is judged; reserved, as are the next three
+    judged_output: str | None = None  # the output that is judged
     score: str | None = None  # the name of what it is judged by
     classes: tuple[str, ...] = ()  # the names of the classes, in the order of the judged output
     preprocessing: dict[str, Any] = field(default_factory=dict)  # of raw samples: JSON values
@@ -110,6 +110,17 @@ class Record:
         return self.history is not None and self.history.twin_nonzeros.get(name) == 0
 
     @property
+    def batch_size(self) -> int | None:
+        """The only batch size that the networks run on; None where they run on any."""
+        size = self.inputs[0].shape[0] if self.inputs and self.inputs[0].shape else None
+        return size if isinstance(size, int) else None
+
+    @property
+    def judged(self) -> str:
+        """The output that is judged; the first where `judged_output` doesn't say."""
+        return self.judged_output or self.outputs[0].name
+
+    @property
     def required_files(self) -> tuple[str, ...]:
         """The files that have to lie beside `pair.json`, and be hashed there."""
         graphs = (f"{half}.onnx" for half in self.halves)
@@ -123,6 +134,8 @@ def contradiction(record: Record) -> str | None:
         return "halves: name the sparse half, the dense one, or both"
     if not {*record.state_dicts} <= {*record.halves}:
         return "state_dicts: there is one of a half that isn't there"
+    if len({spec.shape[:1] for spec in (*record.inputs, *record.outputs)}) > 1:
+        return "inputs, outputs: they have different batches as their first axis"
     if not record.reference.computed_by.strip():
         return "reference.computed_by: say what computed the reference outputs"
     if record.judged_output is not None and record.judged_output not in outputs:

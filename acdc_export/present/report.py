@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..evidence.accuracy import Accuracy
 from ..evidence.gates import Measurement
 from ..evidence.latency import Latency, throughput
 from ..evidence.parity import Parity
@@ -95,12 +96,17 @@ def _details(report: Report) -> list[Table]:
     return tables
 
 
+def _judged(name: str, accuracy: Accuracy) -> str:
+    """A figure's name, with that of the output that it was judged by, where that is known."""
+    return f"{name} ({accuracy.output})" if accuracy.output else name
+
+
 def _halves(report: Report) -> Table:
     structure, accuracy = report.structure, report.accuracy
     rows = [("accuracy", "not measured", "not measured")]
     if accuracy:
         rows = [
-            ("accuracy", f"{accuracy.sparse.value:.2f} %", f"{accuracy.dense.value:.2f} %"),
+            (_judged("accuracy", accuracy), f"{accuracy.sparse.value:.2f} %", f"{accuracy.dense.value:.2f} %"),
             ("agreement of both halves", f"{accuracy.agreement:.2f} %", ""),
         ]
     rows.append(("zeros in pruned layers", zeros(structure.zeros, structure.total), ""))

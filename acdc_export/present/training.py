@@ -34,6 +34,8 @@ def sections(training: Training) -> list[Section]:
         shown += [_chart(training.name, history), _phases(history), *_collapsed(history)]
     if history and history.cost:
         shown.append(_cost(history.cost))
+    elif history and history.cost_unknown:
+        shown.append(Notes("FLOPs for one sample", (f"FLOPs for one sample are not known: {history.cost_unknown}.",)))
     if training.left_dense:
         shown.append(left_dense(training.left_dense))
     return shown

@@ -66,6 +66,7 @@ class History:
     cost: Cost | None = None
     totals: dict[str, int] = field(default_factory=dict)  # elements of each pruned weight; empty where nobody counted
     twin_nonzeros: dict[str, int] = field(default_factory=dict)  # at the twin's end, of each pruned weight; likewise
+    cost_unknown: str | None = None  # why the cost is not known, as a phrase, where somebody tried to count it
 
     def zeros(self, nonzeros: Mapping[str, int]) -> float | None:
         """The share of zeros in the pruned weights, 0 to 1, where so many are not zero; None where that isn't known."""

@@ -48,6 +48,7 @@ from .schedule import Kind, Phase, Schedule, Unit
 
 if TYPE_CHECKING:
     from ..pair import Pair
+    from .network import ExampleInputs
 
 
 @dataclass(frozen=True)
@@ -136,10 +137,8 @@ class ACDC:
         self._enforcement = Enforcement(selection.weights, optimizer)
         self._legs = [*(_Leg(phase, phase.kind, "sparse") for phase in schedule.phases)]
         self._legs.append(_Leg(schedule.final, "dense", "dense"))
-        self._leg, self._next = (
-            0,
-            -1,
-        )  # where the run goes on: the leg, and the next epoch (or step) of it; -1 before it has begun
+        # Where the run goes on: the leg, and the next epoch (or step) of it; -1 before it has begun.
+        self._leg, self._next = 0, -1
         self._dropped_before: dict[str, Tensor] = {}  # masks of the sparse phase before, True where it dropped a weight
         self._twin: checkpoints.State | None = None  # that the twin starts from
         self._states: dict[Half, dict[str, Any]] = {}  # state dicts, with the versions of their modules
@@ -195,29 +194,36 @@ class ACDC:
     def save_pair(
         self,
         path: str | Path,
-        example_inputs: Sequence[Any] | Tensor,
+        example_inputs: ExampleInputs,
         *,
         name: str | None = None,
         pipeline: str | None = None,
         seed: int | None = None,
         input_names: Sequence[str] | None = None,
         output_names: Sequence[str] | None = None,
+        judged_output: str | None = None,
+        batch_size: int | None = None,
     ) -> Pair:
         """Write both halves as a pair: the folder `path`, which appears only when it is complete.
 
         Your model is not touched: the halves are exported from a copy of it, on the CPU.
 
         Args:
-            example_inputs: the arguments of the model, one array or tensor an input, the batch as first axis. Give real
-                samples: runtimes are compared on the outputs for the first 64 of them.
+            example_inputs: the arguments of the model, one array or tensor an input, the batch as first axis; a dict of
+                them is passed by keyword. Give real samples: runtimes are compared on the outputs for the first 64.
             name: the pair's name, of letters, digits, '.', '_' and '-'; derived from the folder's by default.
             pipeline: the text of the pipeline file that configured the run, where there was one.
             seed: the seed of the run, where there was one.
-            input_names, output_names: names in the ONNX graph; "input" and "logits" by default, and "input_0",
-                "input_1", ... where there are several.
+            input_names: names in the ONNX graph: the keys of a dict, else "input", or "input_0", "input_1", ...
+            output_names: names in the ONNX graph. Outputs that a model returns by name (a dict, dataclass or named
+                tuple) keep theirs, and this chooses among them; others are "logits", or "logits_0", "logits_1", ...
+            judged_output: the output that accuracy is judged by, with one logit for each class. By default the only
+                one, or that called "logits".
+            batch_size: admits a network whose rows depend on each other: the pair is for batches of exactly so many.
 
         Raises:
-            UsageError: the run is not complete, or the model can't be exported.
+            UsageError: the run is not complete, or the model can't be exported: it is no graph, or its outputs depend
+                on more than the same rows of its inputs (random numbers, buffers that change, other rows).
             RuntimeUnavailable: onnx or onnxscript is not installed.
             OutputError: the folder can't be written.
             PairError: the trained weights make no sound pair.
@@ -252,6 +258,8 @@ class ACDC:
             seed=seed,
             input_names=input_names,
             output_names=output_names,
+            judged_output=judged_output,
+            batch_size=batch_size,
         )
 
     def detach(self) -> None:

@@ -242,7 +242,7 @@ def read(path: Path) -> State:
         CheckpointError: the file can't be read, is something else, or has another schema version.
     """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state: State = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise CheckpointError(f"{path} can't be read: {error.strerror}.", "Check its permissions.") from error
     except Exception as error:  # zipfile, pickle and torch each have their own

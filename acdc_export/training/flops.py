@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from ..records.history import Cost, PhaseRecord
 from .layers import PRUNABLE, RECURRENT
@@ -26,6 +27,8 @@ _ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.SiLU, nn.GELU, nn.Hardswish, nn.Hardsigmoi
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 _POOLINGS = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
 _ADAPTIVE = (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d)
+_UNCOUNTED = (nn.Bilinear, nn.modules.conv._ConvTransposeNd)
+"""Layers that multiply by weights, and whose FLOPs are not known here."""
 _BACKWARD = 2  # times the forward pass
 
 
@@ -46,9 +49,8 @@ class Unknown(Exception):
     """What a network costs can't be counted; the text says why, as a phrase."""
 
 
-@torch.no_grad()
-def count(model: nn.Module, inputs: Sequence[Tensor]) -> Flops:
-    """Count the FLOPs of one sample; `inputs` are the model's, of one row or more. The model stays as it was.
+def count(model: nn.Module, run: Callable[[], object], rows: int) -> Flops:
+    """Count the FLOPs of one sample, while `run` calls `model` on `rows` of them. The model stays as it was.
 
     Raises:
         Unknown: a layer uses its weights in a way that isn't counted.
@@ -57,9 +59,9 @@ def count(model: nn.Module, inputs: Sequence[Tensor]) -> Flops:
     weights: dict[str, int] = {}
     rest = 0
 
-    def add(name: str, module: nn.Module, module_inputs: Any, output: Any) -> None:
+    def add(name: str, module: nn.Module, inputs: Sequence[Tensor], output: Tensor) -> None:
         nonlocal rest
-        elements = math.prod(output.shape[1:])  # of one sample
+        elements = output.numel() // rows  # of one sample
         if isinstance(module, PRUNABLE):
             key = f"{name}.weight" if name else "weight"
             channels = module.out_features if isinstance(module, nn.Linear) else module.out_channels
@@ -71,13 +73,15 @@ def count(model: nn.Module, inputs: Sequence[Tensor]) -> Flops:
         elif isinstance(module, _ACTIVATIONS):
             rest += elements
         elif isinstance(module, _ADAPTIVE):
-            rest += math.prod(module_inputs[0].shape[1:])
-        else:
+            rest += inputs[0].numel() // rows
+        elif isinstance(module, _POOLINGS):
             size = module.kernel_size
             window = math.prod(size) if isinstance(size, tuple) else size ** (output.ndim - 2)
             rest += elements * window
+        else:
+            raise Unknown(f"{name or 'the model'} ({type(module).__name__}) multiplies weights in a way of its own")
 
-    kinds = (*PRUNABLE, *_NORMS, *_ACTIVATIONS, *_POOLINGS, *_ADAPTIVE)
+    kinds = (*PRUNABLE, *_NORMS, *_ACTIVATIONS, *_POOLINGS, *_ADAPTIVE, *_UNCOUNTED)
 
     def add_weight(name: str, weight: Tensor, times: int) -> None:
         nonlocal rest
@@ -87,8 +91,8 @@ def count(model: nn.Module, inputs: Sequence[Tensor]) -> Flops:
             uses[name] = uses.get(name, 0) + times
             weights[name] = weight.numel()
 
-    with _hooked(model, kinds, add), _sequences_hooked(model, 1, add_weight):
-        model(*(tensor[:1] for tensor in inputs))
+    with _hooked(model, kinds, add), _sequences_hooked(model, rows, add_weight):
+        run()
     return Flops(uses, weights, rest)
 
 
@@ -119,16 +123,26 @@ def cost(flops: Flops, phases: Sequence[PhaseRecord], twin: Mapping[str, int] | 
 
 @contextmanager
 def _hooked(model: nn.Module, kinds: tuple[type[nn.Module], ...], hook: Any) -> Iterator[None]:
-    """Call `hook(name, module, inputs, output)` for every call of modules of these kinds; the model is in eval mode."""
+    """Call `hook(name, module, inputs, output)` for every call of modules of these kinds; the model is in eval mode.
+
+    Inputs are all tensors that were given, by position or keyword. Of several outputs, `output` is the first.
+    """
+
+    def call(name: str, module: nn.Module, given: Any, keywords: Any, returned: Any) -> None:
+        inputs = [value for value in (*given, *keywords.values()) if isinstance(value, Tensor)]
+        outputs = [value for value in tree_leaves(returned) if isinstance(value, Tensor)]
+        hook(name, module, inputs, outputs[0])
+
     handles = [
-        module.register_forward_hook(lambda module, inputs, output, name=name: hook(name, module, inputs, output))
+        module.register_forward_hook(partial(call, name), with_kwargs=True)
         for name, module in model.named_modules()
         if isinstance(module, kinds)
     ]
     training = {module: module.training for module in model.modules()}
     try:
         model.eval()
-        yield
+        with torch.no_grad():
+            yield
     finally:
         for handle in handles:
             handle.remove()

@@ -25,9 +25,9 @@ from ..progress import SILENT, Progress
 from ..records.rehearsal import PrunedLayer, Rehearsal
 from .acdc import ACDC, Epoch
 from .loaders import BatchLoader, InMemory, Streamed
+from .network import ROWS
 from .pattern import Pattern, of_kind
 from .schedule import Schedule
-from .to_onnx import REFERENCE_ROWS
 
 _REHEARSAL_ROWS = 8  # samples of a step of a rehearsal, at most
 _REMEDY = "Lower learning_rate, or raise warmup_epochs, under [training]."
@@ -162,7 +162,7 @@ def _check_length(settings: Training, schedule: Schedule) -> None:
 
 
 def _save(acdc: ACDC, out: str | Path, pipeline: Pipeline, loader: BatchLoader) -> Pair:
-    inputs = loader.examples(REFERENCE_ROWS)
+    inputs = loader.examples(ROWS)
     return acdc.save_pair(
         out,
         tuple(inputs.values()),

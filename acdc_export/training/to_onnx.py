@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+import itertools
 import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,35 +10,33 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import torch
-from numpy.typing import NDArray
-from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from .. import pair
-from ..errors import TrainingError, TrainingWarning, UsageError
-from ..records.history import EpochRecord, History, PhaseRecord
+from ..errors import UsageError, nearest
+from ..records.history import Cost, EpochRecord, History, PhaseRecord
 from ..version import __version__
-from .flops import Unknown, cost, count
+from . import purity, state
+from .flops import cost, count
+from .network import ExampleInputs, Network, cause, network, reference_inputs, require_finite
 from .pattern import Pattern
 from .schedule import Unit
 
 OPSET = 18  # the oldest that torch's exporter writes without converting: most runtimes take it
-REFERENCE_ROWS = 64
 _BATCH = "batch"
 
 
 def write_pair(
     path: Path,
     model: nn.Module,
-    sparse: Mapping[str, Tensor],
-    dense: Mapping[str, Tensor],
-    example_inputs: Sequence[Any] | Tensor,
+    sparse: state.StateDict,
+    dense: state.StateDict,
+    example_inputs: ExampleInputs,
     *,
     pattern: Pattern,
     pruned: Sequence[str],
@@ -52,6 +50,8 @@ def write_pair(
     seed: int | None = None,
     input_names: Sequence[str] | None = None,
     output_names: Sequence[str] | None = None,
+    judged_output: str | None = None,
+    batch_size: int | None = None,
 ) -> pair.Pair:
     """Write the pair of `model` with the state dicts `sparse` and `dense` to the folder `path`.
 
@@ -59,23 +59,36 @@ def write_pair(
 
     Args:
         pruned: names of the weights that `pattern` prunes, in `sparse`.
-        left_dense: the layers that it doesn't, by module name, and why.
+        left_dense: the other weights of two dimensions or more, by label (`layers`), and why.
         phases, epochs: what the run was like, in `unit`s.
 
+    For the others see `ACDC.save_pair`.
+
     Raises:
-        UsageError: inputs or names that don't fit the model, or a model that can't be exported.
+        UsageError: inputs or names that don't fit the model, a model whose rows depend on more than their inputs, or
+            one that can't be exported.
         TrainingError: outputs that are not finite.
         OutputError: the folder can't be written.
         PairError: the weights make no sound pair.
     """
-    inputs = _inputs(example_inputs, input_names)
-    states = {"sparse": _portable(sparse), "dense": _portable(dense)}
-    modules = {half: _module(model, state) for half, state in states.items()}
-    logits = {half: _logits(module, inputs, output_names) for half, module in modules.items()}
+    if batch_size is not None and batch_size < 1:
+        raise UsageError(f"batch_size is {batch_size}.", "Give the number of rows that the network is to run on.")
+    inputs = reference_inputs(example_inputs, input_names, batch_size)
+    states = {"sparse": state.portable(sparse), "dense": state.portable(dense)}
+    networks, logits = {}, {}
+    for half, weights in states.items():
+        networks[half] = network(model, weights, example_inputs, output_names)
+        with purity.restored(networks[half].module):
+            logits[half] = {key: value.contiguous() for key, value in networks[half](inputs).items()}
+        require_finite(logits[half])
+        purity.check(networks[half], inputs, logits[half], fixed_batch=batch_size is not None)
+    twin = {key: states["dense"][key] for key in pruned}
+    twin_nonzeros = {key: int(weight.count_nonzero()) for key, weight in twin.items()}
+    cost, cost_unknown = _cost(networks["dense"], inputs, phases, twin_nonzeros)
     record = pair.Record(
         name=name or path.name,
-        inputs=_specs(inputs),
-        outputs=_specs(logits["sparse"]),
+        inputs=_specs(inputs, batch_size),
+        outputs=_specs(logits["sparse"], batch_size),
         pattern=pair.PatternRecord(
             kind=pattern.kind,
             scope=pattern.scope,
@@ -84,132 +97,69 @@ def write_pair(
             left_dense=dict(left_dense),
         ),
         reference=pair.ReferenceRecord(f"PyTorch {torch.__version__}, eager"),
-        history=_history(phases, unit, epochs, {key: states["dense"][key] for key in pruned}, modules["dense"], inputs),
+        history=History(
+            tuple(phases),
+            unit,
+            tuple(epochs),
+            cost,
+            totals={key: weight.numel() for key, weight in twin.items()},
+            twin_nonzeros=twin_nonzeros,
+            cost_unknown=cost_unknown,
+        ),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         pipeline=pipeline,
         seed=seed,
         metrics=metrics,
+        judged_output=_judged(logits["sparse"], judged_output),
         tools={"acdc-export": __version__, "torch": torch.__version__, "onnx": version("onnx")},
     )
 
     def fill(folder: Path) -> None:
         arrays = {f"input.{key}": tensor.numpy() for key, tensor in inputs.items()}
-        for half, module in modules.items():
-            _export(module, inputs, record, folder / f"{half}.onnx")
-            save_file(states[half], folder / f"{half}.safetensors")
+        for half, weights in states.items():
+            _export(networks[half], inputs, record, folder / f"{half}.onnx")
+            state.save(weights, folder / f"{half}.safetensors")
             arrays |= {f"{half}.{key}": tensor.numpy() for key, tensor in logits[half].items()}
         np.savez(folder / "reference.npz", **arrays)  # type: ignore[arg-type]  # numpy's stub takes no **arrays
 
     return pair.write(path, record, fill)
 
 
-def _history(
-    phases: Sequence[PhaseRecord],
-    unit: Unit,
-    epochs: Sequence[EpochRecord],
-    twin: Mapping[str, Tensor],
-    module: nn.Module,
-    inputs: Mapping[str, Tensor],
-) -> History:
-    """The run, with what the pruned weights of the twin hold, and the cost where it can be counted."""
-    totals = {key: weight.numel() for key, weight in twin.items()}
-    nonzeros = {key: int(weight.count_nonzero()) for key, weight in twin.items()}
-    try:
-        flops = cost(count(module, [*inputs.values()]), phases, nonzeros)
-    except Unknown as error:
-        warnings.warn(f"The FLOPs of this network are not known: {error}.", TrainingWarning, stacklevel=4)
-        flops = None
-    return History(tuple(phases), unit, tuple(epochs), flops, totals=totals, twin_nonzeros=nonzeros)
+def _judged(outputs: Mapping[str, Tensor], asked: str | None) -> str:
+    """The output that is judged: the one that was asked for, the only one, or that called "logits".
 
-
-# ------------------------------------------------------------------------------------------------ torch's side
-
-
-def _inputs(example_inputs: Sequence[Any] | Tensor | NDArray[Any], names: Sequence[str] | None) -> dict[str, Tensor]:
-    """The reference inputs by name: copies on the CPU, of at most 64 rows."""
-    if isinstance(example_inputs, Tensor | np.ndarray):
-        example_inputs = (example_inputs,)
-    tensors = []
-    for value in example_inputs:
-        if not isinstance(value, Tensor | np.ndarray):
-            raise UsageError(
-                f"An example input is {type(value).__name__}; arrays and tensors are inputs of a network.",
-                "Give one tensor for each argument of the model's forward, such as example_inputs=(x,).",
-            )
-        tensor = torch.as_tensor(value).detach()[:REFERENCE_ROWS].to("cpu", copy=True).contiguous()
-        tensors.append(tensor.float() if tensor.is_floating_point() else tensor)
-    rows = {len(tensor) if tensor.ndim else 0 for tensor in tensors}
-    if len(rows) != 1 or 0 in rows:
+    Where none is called so, the first that could hold one logit for each class; that is said.
+    """
+    if asked is not None and asked not in outputs:
         raise UsageError(
-            "The example inputs don't have the same number of rows, or have none.",
-            "Give real samples, with the batch as the first axis of every input.",
+            f"judged_output is '{asked}'; the network gives {', '.join(outputs)}{nearest(asked, [*outputs])}.",
+            "Name the output that holds one logit for each class.",
         )
-    return dict(zip(_names(names, "input", len(tensors)), tensors, strict=True))
+    if asked is not None or len(outputs) == 1 or "logits" in outputs:
+        return asked or ("logits" if "logits" in outputs else next(iter(outputs)))
+    fitting = [key for key, output in outputs.items() if output.ndim == 2 and output.is_floating_point()]
+    judged = [*fitting, *outputs][0]
+    warnings.warn(
+        f"The network gives {', '.join(outputs)}; '{judged}' will be judged. Say which with judged_output.",
+        stacklevel=2,
+    )
+    return judged
 
 
-def _names(given: Sequence[str] | None, default: str, count: int) -> list[str]:
-    """What the graph's inputs or outputs are called."""
-    if given is None:
-        return [default] if count == 1 else [f"{default}_{index}" for index in range(count)]
-    if len(given) != count or len(set(given)) != count:
-        raise UsageError(
-            f"{list(given)} doesn't name {count} {'tensor' if count == 1 else 'different tensors'}.",
-            "Give one name for each of the model's inputs or outputs, or leave the names out.",
-        )
-    return list(given)
-
-
-def _portable(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict as it is stored: each tensor with memory of its own, floats as float32."""
-    return {
-        name: (value.float() if value.is_floating_point() else value).clone(memory_format=torch.contiguous_format)
-        for name, value in state.items()
-        if isinstance(value, Tensor)
-    }
-
-
-def _module(model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
-    """A copy of the model on the CPU, in eval mode, with the weights `state`."""
+def _cost(
+    network: Network, inputs: Mapping[str, Tensor], phases: Sequence[PhaseRecord], twin: Mapping[str, int]
+) -> tuple[Cost | None, str | None]:
+    """What the halves cost in FLOPs, or why that isn't known: a side figure, which stops nobody."""
     try:
-        module = copy.deepcopy(model)
-    except Exception as error:  # whatever a user's modules hold
-        raise UsageError(
-            f"The model can't be copied: {_cause(error)}.", "Keep what can't be copied outside of the model."
-        ) from error
-    module = module.to("cpu").float().eval()
-    module.load_state_dict({**module.state_dict(), **state})
-    return module
+        flops = count(network.module, lambda: network(inputs), len(next(iter(inputs.values()))))
+        return cost(flops, phases, twin), None
+    except Exception as error:  # networks use their layers in any way
+        return None, cause(error)
 
 
-def _logits(module: nn.Module, inputs: Mapping[str, Tensor], names: Sequence[str] | None) -> dict[str, Tensor]:
-    """What the module gives for the reference inputs, by the names of the outputs."""
-    try:
-        with torch.no_grad():
-            outputs = pytree.tree_leaves(module(*inputs.values()))
-    except Exception as error:
-        raise UsageError(
-            f"The model can't take the example inputs: {_cause(error)}.",
-            "Give one tensor for each argument of its forward, as in training.",
-        ) from error
-    rows = len(next(iter(inputs.values())))
-    for output in outputs:
-        if not isinstance(output, Tensor) or output.ndim == 0 or len(output) != rows:
-            raise UsageError(
-                "An output of the model is not a tensor with the batch as its first axis.",
-                "Export a module whose forward returns its logits, one row for each row of the inputs.",
-            )
-        if not output.isfinite().all():
-            raise TrainingError(
-                "The outputs of a half are not finite on the example inputs.",
-                "Look for NaN in these inputs; if there is none, train with a lower learning rate.",
-            )
-    keys = _names(names, "logits", len(outputs))
-    return {key: output.detach().contiguous() for key, output in zip(keys, outputs, strict=True)}
-
-
-def _specs(tensors: Mapping[str, Tensor]) -> tuple[pair.TensorSpec, ...]:
+def _specs(tensors: Mapping[str, Tensor], batch_size: int | None) -> tuple[pair.TensorSpec, ...]:
     return tuple(
-        pair.TensorSpec(name, str(tensor.numpy().dtype), (_BATCH, *tensor.shape[1:]))
+        pair.TensorSpec(name, str(tensor.numpy().dtype), (batch_size or _BATCH, *tensor.shape[1:]))
         for name, tensor in tensors.items()
     )
 
@@ -221,21 +171,22 @@ def _count(weight: Tensor) -> pair.LayerCount:
 # ------------------------------------------------------------------------------------------------- ONNX's side
 
 
-def _export(module: nn.Module, inputs: Mapping[str, Tensor], record: pair.Record, path: Path) -> None:
-    """Write `module` as one ONNX file, with a symbolic batch, and its initializers named as in the state dict."""
-    # Export takes sizes 0 and 1 for constants.
-    rows = tuple(tensor[:1].expand(3, *tensor.shape[1:]).contiguous() for tensor in inputs.values())
-    batch = torch.export.Dim(_BATCH)
+def _export(network: Network, inputs: Mapping[str, Tensor], record: pair.Record, path: Path) -> None:
+    """Write a network as one ONNX file, with its initializers named as in the state dict, and with a symbolic batch
+    unless it is for one batch size."""
+    rows, batch = tuple(inputs.values()), None
+    if record.batch_size is None:
+        # Export takes sizes 0 and 1 for constants.
+        rows = tuple(tensor[:1].expand(3, *tensor.shape[1:]).contiguous() for tensor in rows)
+        batch = torch.export.Dim(_BATCH)
     try:
-        with _quiet():
+        with _quiet(), network.positional(list(inputs)) as module:
             program = torch.onnx.export(
                 module,
                 rows,
                 dynamo=True,
                 opset_version=OPSET,
-                input_names=[spec.name for spec in record.inputs],
-                output_names=[spec.name for spec in record.outputs],
-                dynamic_shapes=tuple({0: batch} for _ in rows),
+                dynamic_shapes=tuple({0: batch} for _ in rows) if batch else None,
                 # Its optimizer folds batch norms into weights, which then are not the state dict's any more.
                 optimize=False,
                 verbose=False,
@@ -245,12 +196,40 @@ def _export(module: nn.Module, inputs: Mapping[str, Tensor], record: pair.Record
             _tidy(graph)
     except Exception as error:  # torch.export, the converter and the tidying each have many of their own
         raise UsageError(
-            f"The model can't be exported to ONNX: {_cause(error)}.",
+            f"The model can't be exported to ONNX: {cause(error)}.",
             "Its forward has to be a graph of tensor operations for every batch size: no branches on values, no "
             "loops over a data-dependent count, no fixed batch size.",
         ) from error
+    _name(graph, record)
     _check_signature(graph, record)
     _save(graph, path)
+
+
+def _name(graph: ir.Model, record: pair.Record) -> None:
+    """Give inputs and outputs the names of the record. Values inside that have one of them get another.
+
+    Raises:
+        UsageError: a name is that of a weight, or names an input and an output.
+    """
+    names = [spec.name for spec in (*record.inputs, *record.outputs)]
+    for name in names:
+        if name in graph.graph.initializers:
+            raise UsageError(
+                f"'{name}' is to name an input or output, and is the name of a weight.",
+                "Give another name with input_names or output_names.",
+            )
+        if names.count(name) > 1:
+            raise UsageError(f"'{name}' names an input and an output.", "Give others with input_names or output_names.")
+    taken = {*names, *graph.graph.initializers}
+    public = [*graph.graph.inputs, *graph.graph.outputs]
+    inner = [value for node in graph.graph.all_nodes() for value in node.outputs if value not in public]
+    taken |= {value.name or "" for value in inner}
+    for value in inner:
+        if value.name in names:
+            value.name = next(new for at in itertools.count(1) if (new := f"{value.name}_{at}") not in taken)
+            taken.add(value.name)
+    for value, name in zip(public, names, strict=True):
+        value.name = name
 
 
 def _tidy(graph: ir.Model) -> None:
@@ -313,6 +292,13 @@ def _save(graph: ir.Model, path: Path) -> None:
             "Export a smaller model.",
         )
     ir.save(graph, path)
+    try:
+        onnx.checker.check_model(str(path), full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise UsageError(
+            f"The model's ONNX graph is not valid: {cause(error)}.",
+            "Give other input_names and output_names if it names one of them; else please report this network.",
+        ) from error
 
 
 @contextmanager
@@ -326,11 +312,3 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(before)
-
-
-def _cause(error: BaseException) -> str:
-    """The first line of what is behind an error: the exporters wrap it in several of their own."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0].rstrip(".") if lines else type(error).__name__
