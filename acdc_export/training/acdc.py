@@ -42,6 +42,7 @@ from ..files import check_file
 from ..pair import Half, check_place
 from ..records.history import EpochRecord, PhaseRecord
 from . import checkpoint as checkpoints
+from . import state as states
 from .enforcement import Enforcement, check_state, check_weights, reset_momentum, torch_optimizer
 from .pattern import Pattern, collapsed
 from .schedule import Kind, Phase, Schedule, Unit
@@ -141,7 +142,7 @@ class ACDC:
         self._leg, self._next = 0, -1
         self._dropped_before: dict[str, Tensor] = {}  # masks of the sparse phase before, True where it dropped a weight
         self._twin: checkpoints.State | None = None  # that the twin starts from
-        self._states: dict[Half, dict[str, Any]] = {}  # state dicts, with the versions of their modules
+        self._states: dict[Half, states.StateDict] = {}
         self._current: Epoch | None = None
         self._resumed = False
 
@@ -374,7 +375,7 @@ class ACDC:
         """Keep the weights of a half whose training is over."""
         self._require_finite(half)
         model = self._model if self._average is None else unwrapped(self._average.module)  # type: ignore[arg-type]
-        self._states[half] = checkpoints.on_cpu(model.state_dict())
+        self._states[half] = states.taken(model)
 
     def _collapse(self, phase: Phase) -> str:
         """What to say of the layers that lose all of their weights in a sparse phase."""

@@ -6,7 +6,6 @@ beside its place and renamed, so that a run that is killed while it writes leave
 
 from __future__ import annotations
 
-import copy
 import os
 import pickle
 import random
@@ -25,6 +24,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from ..errors import CheckpointError, OutputError, UsageError
 from ..files import output_errors, renamed
+from .state import set_buffer, versioned
 
 SCHEMA_VERSION = 3
 _FORMAT = "acdc-export training checkpoint"
@@ -130,24 +130,6 @@ class Parts:
         return {**outside, **dict(self.model.named_parameters())}
 
 
-def on_cpu(state: Mapping[str, Any]) -> State:
-    """Copy a module's state dict to the CPU, with all that it holds: values that are no tensors, and the versions of
-    its modules in `_metadata`."""
-    copied = OrderedDict(
-        (name, value.detach().to("cpu", copy=True) if isinstance(value, Tensor) else copy.deepcopy(value))
-        for name, value in state.items()
-    )
-    return _with_versions(copied, state)
-
-
-def _with_versions(state: Mapping[str, Any], versioned: Any) -> State:
-    """A state dict with the versions of the modules that are in another one."""
-    result: OrderedDict[str, Any] = OrderedDict(state)
-    if hasattr(versioned, "_metadata"):  # modules may give plain dicts
-        vars(result)["_metadata"] = copy.deepcopy(versioned._metadata)
-    return result
-
-
 def check_state_dict(model: nn.Module) -> None:
     """Refuse a model whose state dict holds other parameters than the model. Raises `UsageError`.
 
@@ -172,19 +154,14 @@ def _tensors(module: nn.Module) -> dict[str, Tensor]:
 def _restore_module(module: nn.Module, state: Any, tensors: Mapping[str, Tensor]) -> None:
     """Load a module's state dict, and then set its tensors to exactly those that it had."""
     if isinstance(state, dict) and not hasattr(state, "_metadata"):  # of a release before 3, from the modules here
-        state = _with_versions(state, module.state_dict())
+        state = versioned(OrderedDict(state), module.state_dict())
     module.load_state_dict(state)
-    current = _tensors(module)
+    parameters = dict(module.named_parameters())
     for name, kept in tensors.items():
-        value = current.get(name)
-        if value is not None and value.shape == kept.shape:
-            value.copy_(kept)
-            continue
-        owner, _, leaf = name.rpartition(".")
-        buffers = module.get_submodule(owner)._buffers
-        if leaf in buffers:  # not persistent, and made or resized as it is needed
-            device = next((held.device for held in current.values()), kept.device)
-            buffers[leaf] = kept.to(device, copy=True)
+        if name in parameters:
+            parameters[name].copy_(kept)
+        else:
+            set_buffer(module, name, kept)
 
 
 def _fit_lambdas(lr_scheduler: Any, state: State) -> None:
