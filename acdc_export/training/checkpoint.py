@@ -24,7 +24,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from ..errors import CheckpointError, OutputError, UsageError
 from ..files import output_errors, renamed
-from .state import set_buffer, versioned
+from .state import loaded, versioned
 
 SCHEMA_VERSION = 3
 _FORMAT = "acdc-export training checkpoint"
@@ -152,16 +152,13 @@ def _tensors(module: nn.Module) -> dict[str, Tensor]:
 
 
 def _restore_module(module: nn.Module, state: Any, tensors: Mapping[str, Tensor]) -> None:
-    """Load a module's state dict, and then set its tensors to exactly those that it had."""
-    if isinstance(state, dict) and not hasattr(state, "_metadata"):  # of a release before 3, from the modules here
+    """Load a module's state, and then set its tensors to exactly those that it had."""
+    if not isinstance(state, dict):
+        module.load_state_dict(state)
+        return
+    if not hasattr(state, "_metadata"):  # of a release before 3, from the modules here
         state = versioned(OrderedDict(state), module.state_dict())
-    module.load_state_dict(state)
-    parameters = dict(module.named_parameters())
-    for name, kept in tensors.items():
-        if name in parameters:
-            parameters[name].copy_(kept)
-        else:
-            set_buffer(module, name, kept)
+    loaded(module, state, tensors)
 
 
 def _fit_lambdas(lr_scheduler: Any, state: State) -> None:

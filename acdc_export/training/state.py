@@ -51,25 +51,38 @@ def changed(state: StateDict, change: Callable[[Tensor], Tensor]) -> StateDict:
 
 
 @torch.no_grad()
-def loaded(module: nn.Module, state: StateDict) -> None:
-    """Load `state` into a module. What it doesn't hold stays as it is."""
-    module.load_state_dict(versioned(OrderedDict({**module.state_dict(), **state}), state))
-    buffers = dict(module.named_buffers())
-    for name, value in getattr(state, "_beside", {}).items():
-        if name in buffers:
-            set_buffer(module, name, value.to(buffers[name].dtype))
+def loaded(module: nn.Module, state: StateDict, tensors: Mapping[str, Tensor] | None = None) -> None:
+    """Load `state` into a module of the same kind, and then set its tensors to exactly `tensors`, by name.
+
+    These are by default the state's own, and the buffers beside it. What the state doesn't hold stays as it is.
+
+    Loading isn't strict: hooks may miss keys that never were there. Torch's `remove_spectral_norm` leaves such a hook.
+    """
+    module.load_state_dict(versioned(OrderedDict({**module.state_dict(), **state}), state), strict=False)
+    if tensors is None:
+        tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
+        tensors |= getattr(state, "_beside", {})
+    parameters = dict(module.named_parameters(remove_duplicate=False))
+    for name, value in tensors.items():
+        if name in parameters:
+            parameters[name].copy_(value)
+        else:
+            _set_buffer(module, name, value)
 
 
-def set_buffer(module: nn.Module, name: str, value: Tensor) -> None:
-    """Set a buffer to a copy of `value`, in place where it has the same shape."""
+def _set_buffer(module: nn.Module, name: str, value: Tensor) -> None:
+    """Set a buffer to a copy of `value`, in place where it has the same shape; nothing where there is none."""
     owner, _, leaf = name.rpartition(".")
-    buffers = module.get_submodule(owner)._buffers
+    try:
+        buffers = module.get_submodule(owner)._buffers
+    except AttributeError:
+        return  # a name of a state dict of its own
     current = buffers.get(leaf)
     if current is not None and current.shape == value.shape:
         current.copy_(value)
     elif leaf in buffers:
-        device = next((tensor.device for tensor in (current, *module.parameters()) if tensor is not None), value.device)
-        buffers[leaf] = value.to(device, copy=True)
+        like = next((tensor for tensor in (current, *module.parameters()) if tensor is not None), value)
+        buffers[leaf] = value.to(like.device, like.dtype if value.is_floating_point() else value.dtype, copy=True)
 
 
 def save(state: StateDict, path: Path) -> None:
