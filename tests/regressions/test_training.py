@@ -4,6 +4,7 @@ import json
 import warnings
 from collections import Counter
 from dataclasses import replace
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -15,12 +16,14 @@ from torch.nn.utils import parametrizations, parametrize, prune
 from torch.optim.swa_utils import AveragedModel
 
 from acdc_export import lowering
+from acdc_export.config import load_pipeline
 from acdc_export.errors import CheckpointError, PairError, TrainingError, TrainingWarning, UsageError
 from acdc_export.files import write_json
 from acdc_export.inspection import inspect
 from acdc_export.pair import Pair
 from acdc_export.present import text
-from acdc_export.training import ACDC, NM, Blocks, Schedule, Unstructured
+from acdc_export.progress import Progress
+from acdc_export.training import ACDC, NM, Blocks, Schedule, Unstructured, rehearse
 
 SCHEDULE = Schedule.of([2, 1, 1, 2])  # dense 0-1, sparse 2, dense 3, sparse 4-5, and the twin's own 4-5
 HALF = Unstructured(0.5)
@@ -666,6 +669,25 @@ def test_a_layer_that_collapses_ends_the_run_where_that_is_asked_for():
     """Whoever wants no such layer can say so."""
     with pytest.raises(TrainingError, match=r"Every weight of 2\.weight would be zero"):
         fading(pattern=Unstructured(0.9, layer_collapse="refuse"))
+
+
+def test_a_rehearsal_goes_on_where_training_would(tmp_path):
+    """--dry-run refuses a pipeline whose smallest layer is smaller than its sparsity allows, and which trains."""
+
+    class Saying(Progress):
+        lines: ClassVar[list[str]] = []
+
+        def say(self, text):
+            self.lines.append(text)
+
+    pipeline = load_pipeline("digits")
+    pattern = replace(pipeline.pattern, sparsity=0.9995, scope="global", exclude=(), layer_collapse="refuse")
+    with pytest.warns(TrainingWarning, match="is zero from step"):
+        rehearsal = rehearse(replace(pipeline, pattern=pattern), Saying())
+    assert any(layer.zeros == layer.total for layer in rehearsal.layers.values())
+    assert any(
+        line.startswith("Every weight of ") and line.endswith("so they will be in the pair.") for line in Saying.lines
+    )
 
 
 def test_a_pattern_of_ones_own_may_collapse_a_layer_as_well():
