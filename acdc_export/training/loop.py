@@ -58,6 +58,8 @@ def train(pipeline: Pipeline, out: str | Path, progress: Progress = SILENT, *, a
     with torch.random.fork_rng():
         torch.manual_seed(pipeline.seed)
         loader = _loader(pipeline)
+        if loader.left_out and not settings.drop_last:
+            progress.say("The last batch of an epoch would have a single sample; each epoch leaves out another one.")
         try:
             acdc = _train(pipeline, schedule, loader, progress, checkpoint)
             pair = _save(acdc, out, pipeline, loader)
@@ -136,10 +138,10 @@ def _loader(pipeline: Pipeline, rehearsal_rows: int | None = None) -> BatchLoade
     """The pipeline's training data. A rehearsal takes `rehearsal_rows` a step, and noise in place of image files."""
     spec, settings = pipeline.data.train, pipeline.training
     if spec.partition(":")[0] not in images.KINDS:
-        return InMemory(data.load(spec), rehearsal_rows or settings.batch_size, settings.shift)
+        return InMemory(data.load(spec), rehearsal_rows or settings.batch_size, settings.shift, settings.drop_last)
     if rehearsal_rows:
         return Streamed(images.generated(spec, rehearsal_rows))
-    return Streamed(images.augmented(spec, settings.batch_size, settings.workers))
+    return Streamed(images.augmented(spec, settings.batch_size, settings.workers, settings.drop_last))
 
 
 def schedule_of(table: ScheduleTable) -> Schedule:
@@ -300,7 +302,7 @@ class _Trainer:
     started: bool = False
 
     def steps(self, count: int) -> tuple[float, float]:
-        """Take `count` steps. Return the mean loss, and the training accuracy as a share, 0 to 1."""
+        """Take `count` steps. Return the mean loss of a sample, and the training accuracy as a share, 0 to 1."""
         self.started = True
         device = next(self.model.parameters()).device
         self.model.train()
@@ -309,13 +311,25 @@ class _Trainer:
             inputs, labels = self.loader.next()
             labels = labels.to(device, non_blocking=True)
             with torch.autocast(device.type, enabled=self.scaler.is_enabled()):
-                logits = self.model(*(tensor.to(device, non_blocking=True) for tensor in inputs))
+                logits = self._forward([tensor.to(device, non_blocking=True) for tensor in inputs])
                 loss = F.cross_entropy(logits, labels, label_smoothing=self.settings.label_smoothing)
             self._step(loss)
-            loss_sum += loss.detach()
+            loss_sum += loss.detach() * len(labels)  # the last batch of an epoch may be smaller
             correct += (logits.detach().argmax(1) == labels).sum()
             samples += len(labels)
-        return float(loss_sum) / count, float(correct) / samples
+        return float(loss_sum) / samples, float(correct) / samples
+
+    def _forward(self, inputs: list[Tensor]) -> Tensor:
+        try:
+            logits: Tensor = self.model(*inputs)
+        except ValueError as error:  # batch norms refuse a single value in a channel
+            if len(inputs[0]) > 1:
+                raise
+            raise UsageError(
+                f"The network can't be trained on batches of one sample: {error}.",
+                "Raise batch_size under [training], and give it two samples or more.",
+            ) from error
+        return logits
 
     def _step(self, loss: Tensor) -> None:
         self.optimizer.zero_grad()
@@ -329,10 +343,22 @@ class _Trainer:
             self.average.update_parameters(self.model)
 
     def reestimate(self) -> None:
-        """Estimate the batch norms' means and variances anew for the pair's weights, over an epoch of training data."""
+        """Estimate the batch norms' means and variances anew for the pair's weights, over an epoch of training data.
+
+        A smaller last batch is left out: `update_bn` gives all batches the same weight.
+        """
         model = self.model if self.average is None else self.average.module
         device = next(model.parameters()).device
-        swa_utils.update_bn((self.loader.next()[0][0] for _ in range(self.loader.steps)), model, device)
+        swa_utils.update_bn(self._whole_batches(), model, device)
+
+    def _whole_batches(self) -> Iterator[Tensor]:
+        """The first input of an epoch's batches that are as large as the largest so far."""
+        largest = 0
+        for _ in range(self.loader.steps):
+            batch = self.loader.next()[0][0]
+            if len(batch) >= largest:
+                largest = len(batch)
+                yield batch
 
 
 def _rate(settings: Training, length: int, epoch: int) -> float:
