@@ -46,7 +46,6 @@ __all__ = [
     "PairError",
     "RuntimeUnavailable",
     "TrainingError",
-    "TrainingWarning",
     "UnlikeMachine",
     "UsageError",
 ]
@@ -137,10 +136,6 @@ class TrainingError(AcdcExportError):
     """A training run that went wrong."""
 
     exit_code = 1
-
-
-class TrainingWarning(UserWarning):
-    """Something that a training run goes on from, and that whoever runs it should know. Not an error of the tree."""
 
 
 class RuntimeUnavailable(AcdcExportError):

@@ -36,7 +36,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ..errors import TrainingError, TrainingWarning, UsageError
+from ..errors import TrainingError, UsageError
 from ..extras import extra
 from ..files import check_file
 from ..pair import Half, check_place
@@ -50,6 +50,10 @@ from .schedule import Kind, Phase, Schedule, Unit
 if TYPE_CHECKING:
     from ..pair import Pair
     from .network import ExampleInputs
+
+
+class TrainingWarning(UserWarning):
+    """Something that a run goes on from, and that whoever started it should know."""
 
 
 @dataclass(frozen=True)

@@ -17,13 +17,13 @@ from torch.optim.swa_utils import AveragedModel
 
 from acdc_export import lowering
 from acdc_export.config import load_pipeline
-from acdc_export.errors import CheckpointError, PairError, TrainingError, TrainingWarning, UsageError
+from acdc_export.errors import CheckpointError, PairError, TrainingError, UsageError
 from acdc_export.files import write_json
 from acdc_export.inspection import inspect
 from acdc_export.pair import Pair
 from acdc_export.present import text
 from acdc_export.progress import Progress
-from acdc_export.training import ACDC, NM, Blocks, Schedule, Unstructured, rehearse
+from acdc_export.training import ACDC, NM, Blocks, Schedule, TrainingWarning, Unstructured, rehearse
 
 SCHEDULE = Schedule.of([2, 1, 1, 2])  # dense 0-1, sparse 2, dense 3, sparse 4-5, and the twin's own 4-5
 HALF = Unstructured(0.5)
