@@ -235,9 +235,7 @@ def test_a_run_has_to_be_as_long_as_its_schedule(pipeline, tmp_path):
 @pytest.mark.parametrize("drop_last", [True, False])
 def test_an_interrupted_run_goes_on_and_ends_with_the_same_pair(pipeline, tmp_path, stop, drop_last):
     """The run has everything that has a state: shifts, clipping, a running average, batch norms estimated anew."""
-    settings = replace(
-        pipeline.training, clip_norm=1.0, average=0.9, reestimate_batch_norm=True, drop_last=drop_last
-    )
+    settings = replace(pipeline.training, clip_norm=1.0, average=0.9, reestimate_batch_norm=True, drop_last=drop_last)
     pipeline = replace(pipeline, training=settings)
     train(pipeline, tmp_path / "pair")
 
