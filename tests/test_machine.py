@@ -33,7 +33,7 @@ V1 = "12:cpuset:/\n4:cpu,cpuacct:{}\n0::/\n"
         (
             {
                 "proc/self/cgroup": "0::/pod/job\n",
-                "sys/fs/cgroup/pod/job/cpu.max": "max 100000\n",
+                "sys/fs/cgroup/pod/job/cpu.max": "400000 100000\n",
                 "sys/fs/cgroup/pod/cpu.max": "300000 100000\n",
             },
             3.0,

@@ -164,7 +164,7 @@ def test_an_interpreter_that_went_away(make_target: Make, fake_python: FakePytho
     assert made.read_text() == "made\n" * 2
 
 
-@pytest.mark.parametrize("where", ["variables", "file"])
+@pytest.mark.parametrize("where", ["variables", "named", "home"])
 def test_of_pips_settings_only_those_of_where_from_count(
     home: Path, make_target: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, where: str
 ) -> None:
@@ -175,10 +175,16 @@ def test_of_pips_settings_only_those_of_where_from_count(
     constraints.write_text("speck<2\n")
     settings = {"no-index": "1", "find-links": str(wheels), "constraint": str(constraints), "dry-run": "1"}
     settings |= {"no-deps": "1", "target": str(tmp_path / "elsewhere"), "user": "1", "require-hashes": "1"}
-    if where == "file":
-        monkeypatch.setenv("PIP_CONFIG_FILE", str(tmp_path / "pip.conf"))
+    if where != "variables":
+        file = tmp_path / "pip" / "pip.conf"
+        file.parent.mkdir()
+        if where == "named":
+            monkeypatch.setenv("PIP_CONFIG_FILE", str(file))
+        else:
+            monkeypatch.delenv("PIP_CONFIG_FILE")
+            monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
         lines = [f"{name} = {value}" for name, value in settings.items()]
-        (tmp_path / "pip.conf").write_text("\n".join(["[global]", *lines[:3], "[install]", *lines[3:]]) + "\n")
+        file.write_text("\n".join(["[global]", *lines[:3], "[install]", *lines[3:]]) + "\n")
     else:
         for name, value in settings.items():
             monkeypatch.setenv(f"PIP_{name.upper().replace('-', '_')}", value)
