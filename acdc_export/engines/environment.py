@@ -270,7 +270,9 @@ def _on_path(name: str) -> Iterator[Path]:
     for folder in os.get_exec_path():
         path = Path(folder or ".") / name
         real = os.path.realpath(path)
-        if real not in seen and path.is_file() and os.access(path, os.X_OK):
+        if (
+            real not in seen and os.path.isfile(path) and os.access(path, os.X_OK)
+        ):  # Path.is_file raises in a closed folder
             seen.add(real)
             yield path.absolute()
 

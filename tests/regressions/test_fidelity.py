@@ -150,3 +150,19 @@ def test_a_quota_is_not_measured_against(monkeypatch: pytest.MonkeyPatch) -> Non
     assert len(machine.describe().cpus) == 1
     if len(machine.physical_cpus()) > 1:
         assert "quota" in machine.quota_notes(1)[0]
+
+
+def test_a_closed_folder_on_path_is_passed_over(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Containers: PATH names folders of root, where looking for an interpreter ended in `Permission denied`."""
+
+    stat = Path.stat
+
+    def closed(path: Path, **options: Any) -> os.stat_result:
+        if path.parent == Path("/closed"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return stat(path, **options)
+
+    (tmp_path / "python3.99").symlink_to("/bin/true")
+    monkeypatch.setenv("PATH", f"/closed:{tmp_path}")
+    monkeypatch.setattr(Path, "stat", closed)
+    assert list(environment._on_path("python3.99")) == [tmp_path / "python3.99"]
