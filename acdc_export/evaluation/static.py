@@ -20,7 +20,7 @@ from ..evidence.accuracy import Accuracy
 from ..evidence.engine import Engine, LayerTime
 from ..evidence.gates import judge
 from ..evidence.metrics import Facts
-from ..lowering import LoweredModel
+from ..lowering import Int8Layers, LoweredModel
 from ..pair import HALVES, Half, named
 from ..records.report import LayerRow, StepRow, Structure
 from . import quantizing
@@ -78,7 +78,7 @@ def examine(evaluation: Evaluation, alpha: float) -> StaticResults:
             *runs.notes,
             *_micro_batch_notes(models),
             *_fast_path_notes(structure),
-            *_int8_notes(evaluation, models["sparse", evaluation.gated], runs.accuracy, runs.quantization),
+            *_int8_notes(evaluation, models, runs.accuracy, runs.quantization),
         ),
     )
 
@@ -216,16 +216,24 @@ def find_structure(evaluation: Evaluation, models: Models, info: Mapping[Half, d
         supported_ops=supported_ops,
         dense_supported_ops=info["dense"].get("supported_ops"),
         unsupported=tuple(unsupported),
+        int8_layers=_int8_layers(model),
+        dense_int8_layers=_int8_layers(models["dense", evaluation.gated]),
     )
 
 
-def _supported(evaluation: Evaluation, model: Path) -> float:
-    """The fraction of a cut graph's operators on the fast path; 0 where the engine doesn't even take it."""
+def _int8_layers(model: LoweredModel) -> tuple[int, int] | None:
+    """How many layers our scheme quantized, of how many."""
+    return (model.int8.quantized, model.int8.total) if model.int8 else None
+
+
+def _supported(evaluation: Evaluation, model: Path) -> float | None:
+    """The fraction of a cut graph's operators on the fast path; None where the engine refuses it."""
     try:
         with closing(evaluation.open(model, evaluation.gated)) as engine:
-            return float(engine.info().get("supported_ops", 1.0))
+            supported = engine.info().get("supported_ops")
+            return None if supported is None else float(supported)
     except EngineError:
-        return 0.0
+        return None
 
 
 def _micro_batch_notes(models: Models) -> list[str]:
@@ -253,18 +261,34 @@ def _fast_path_notes(structure: Structure) -> list[str]:
     return notes
 
 
-def _int8_notes(
-    evaluation: Evaluation, model: LoweredModel, right: Accuracy | None, cost: Accuracy | None
-) -> list[str]:
+def _int8_notes(evaluation: Evaluation, models: Models, right: Accuracy | None, cost: Accuracy | None) -> list[str]:
     """What a reader has to know of a quantized half, by a runtime or by us."""
     if evaluation.int8 is None:
         return []
+    model = models["sparse", evaluation.gated]
     if evaluation.deployment.settings.scheme is None:
         return _uncounted_notes(evaluation, model)
     notes = []
     if model.kept:
         notes.append(f"Layers that stay in FP32, since converting takes longer than INT8 saves: {len(model.kept)}.")
+    for half in HALVES:
+        notes += _layer_notes(half, models[half, evaluation.gated].int8)
     return notes + (_costly_notes(evaluation, evaluation.int8, right, cost) if right and cost else [])
+
+
+def _layer_notes(half: Half, int8: Int8Layers | None) -> list[str]:
+    """Where a half is not in INT8 at all, and where the range of an activation is a guess."""
+    if int8 is None:
+        return []
+    notes = []
+    if not int8.quantized:
+        notes.append(f"No layer of the {half} half is in INT8: all {int8.total} stay in FP32.")
+    if int8.unvaried:
+        notes.append(
+            f"What goes into {', '.join(int8.unvaried)} of the {half} half is the same for all calibration samples: "
+            "its INT8 range is a guess. The layer before it is dead, or the samples are too few."
+        )
+    return notes
 
 
 def _uncounted_notes(evaluation: Evaluation, model: LoweredModel) -> list[str]:
@@ -285,6 +309,8 @@ def _costly_notes(evaluation: Evaluation, int8: Int8, right: Accuracy, cost: Acc
     if all(judge(gate, measured).status != "fail" for gate in evaluation.gates):
         return []
     layers = quantizing.costliest(evaluation, int8)
+    if not layers:  # none is in INT8
+        return []
     return [f"The layers whose INT8 costs most: {', '.join(layers)}. `--keep-fp32 {layers[0]}` leaves one in FP32."]
 
 

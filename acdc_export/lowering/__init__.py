@@ -10,7 +10,7 @@ from .audit import audit, count, load, pruned
 from .calibrate import QuantizationInputs, calibrate
 from .deployment import Deployment
 from .diagnose import unsupported
-from .lower import LoweredModel, lower
+from .lower import Int8Layers, LoweredModel, lower
 from .quantize import Calibrated, Calibration, Quantization
 from .transform import Step, TransformedGraph, transform
 
@@ -18,6 +18,7 @@ __all__ = [
     "Calibrated",
     "Calibration",
     "Deployment",
+    "Int8Layers",
     "LoweredModel",
     "Quantization",
     "QuantizationInputs",

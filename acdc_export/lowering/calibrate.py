@@ -53,7 +53,7 @@ def calibrate(
         samples: of the training split, by input, (samples, ...).
         fp32: a runtime that gives every value of a graph in FP32.
         stem: the path of the files that calibration writes, up to their endings.
-        keep: layers that stay in FP32, by their weights' names.
+        keep: layers that stay in FP32, by their weights' names: calibration asks nothing of their activations.
         batch_size: the only one that the graph runs on; None where it runs on any.
 
     Raises:
@@ -67,7 +67,7 @@ def calibrate(
     folded, instrumented = (stem.with_name(f"{stem.name}-{what}.onnx") for what in ("folded", "instrumented"))
     quantize.fold(source, folded)
     _check_kept(keep, quantize.layer_names(folded))
-    watched = quantize.instrument(folded, instrumented)
+    watched = quantize.instrument(folded, instrumented, keep)
     rows = batch_size or _ROWS
     with closing(fp32.open(instrumented, rows, cpus)) as engine:
         calibration = quantize.calibrate(engine.run, _batches(samples, rows), watched)

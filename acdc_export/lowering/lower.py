@@ -8,12 +8,23 @@ from pathlib import Path
 
 from ..errors import GraphError
 from ..evidence import batches
+from . import quantize
 from .calibrate import QuantizationInputs
 from .deployment import Deployment
+from .quantize import Quantization
 from .transform import Step, TransformedGraph, transform
 
 Choose = Callable[[int, Mapping[int, Path]], int]
 """Which micro-batch a batch size runs in, of the models for each of them."""
+
+
+@dataclass(frozen=True)
+class Int8Layers:
+    """What became of the layers of a graph that our schemes quantized."""
+
+    quantized: int
+    total: int
+    unvaried: tuple[str, ...] = ()  # those in INT8 whose activation is the same for all samples, by weights' names
 
 
 @dataclass(frozen=True)
@@ -26,6 +37,7 @@ class LoweredModel:
     built: Step | None = None  # zeros in what the runtime built, where it tells
     micro_batch: int | None = None  # samples of a run, where the file fixes that: a batch, or a part of one
     kept: tuple[str, ...] = ()  # layers that stayed in FP32 because INT8 makes them slower, by their weights' names
+    int8: Int8Layers | None = None  # None where our schemes quantize nothing
 
     @property
     def size(self) -> int:
@@ -75,6 +87,15 @@ def micro_batches(batch_size: int, suitable: Sequence[int]) -> list[int]:
     return [batch_size, *(() if suits else suitable)]
 
 
+def _layers(quantization: Quantization | None) -> Int8Layers | None:
+    if quantization is None:
+        return None
+    names = quantize.layer_names(quantization.calibrated.folded)
+    chosen = [name for name in names if name not in quantization.keep]
+    unvaried = quantization.calibrated.calibration.unvaried
+    return Int8Layers(len(chosen), len(names), tuple(name for name in chosen if name in unvaried))
+
+
 @dataclass(frozen=True)
 class _Way:
     """The way of one ONNX file to a deployment; `lower` describes the fields."""
@@ -111,8 +132,8 @@ class _Way:
         asked = self.inputs.keep if self.inputs else ()
         slower = tuple(name for name in quantization.keep if name not in asked) if quantization else ()
         if settings.build:
-            return replace(self._build(graph, stem, batch_sizes), kept=slower)
-        return LoweredModel(path, (path,), graph, kept=slower)
+            return replace(self._build(graph, stem, batch_sizes), kept=slower, int8=_layers(quantization))
+        return LoweredModel(path, (path,), graph, kept=slower, int8=_layers(quantization))
 
     def _build(self, graph: TransformedGraph, stem: Path, batch_sizes: Sequence[int]) -> LoweredModel:
         """Let the runtime make its own form. Its zeros are held against those before, as far as it counts them."""

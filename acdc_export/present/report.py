@@ -50,7 +50,9 @@ def _summary(report: Report) -> list[str]:
             f"It gets {report.accuracy.sparse.value:.2f} % of {report.accuracy.samples:,} samples right, the twin "
             f"{report.accuracy.dense.value:.2f} %: a drop of {interval(report.accuracy.drop, 2)} points."
         )
-    if report.quantization:
+    if report.structure.int8_layers and not report.structure.int8_layers[0]:
+        lines.append(f"No layer of the sparse half is in {report.precision.upper()}: it runs in FP32.")
+    elif report.quantization:
         cost = report.quantization
         lines.append(
             f"{report.precision.upper()} costs it {interval(cost.drop, 2)} points: in FP32 it gets "
@@ -111,6 +113,8 @@ def _halves(report: Report) -> Table:
         ]
     rows.append(("zeros in pruned layers", zeros(structure.zeros, structure.total), ""))
     rows.append(("operators on the fast path", share(structure.supported_ops), share(structure.dense_supported_ops)))
+    if structure.int8_layers and structure.dense_int8_layers:
+        rows.append(("layers in INT8", _of(structure.int8_layers), _of(structure.dense_int8_layers)))
     if structure.unsupported:
         rows.append(("off the fast path", ", ".join(structure.unsupported), ""))
     rows += [
@@ -149,6 +153,10 @@ def _times(ratio: Measurement) -> str:
         return f"{ratio.value:.2f}x faster [{ratio.low:.2f}, {ratio.high:.2f}]"
     slower = ratio.inverse()
     return f"{slower.value:.2f}x slower [{slower.low:.2f}, {slower.high:.2f}]"
+
+
+def _of(counts: tuple[int, int]) -> str:
+    return f"{counts[0]} of {counts[1]}"
 
 
 def _parity(parity: Parity) -> str:

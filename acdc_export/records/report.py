@@ -79,6 +79,8 @@ class Structure:
     supported_ops: float | None  # None where the engine doesn't tell
     dense_supported_ops: float | None  # of the twin
     unsupported: tuple[str, ...]  # operators that are not on its fast path
+    int8_layers: tuple[int, int] | None = None  # in INT8, of how many; None where our schemes quantize nothing
+    dense_int8_layers: tuple[int, int] | None = None  # of the twin
 
 
 @dataclass(frozen=True)

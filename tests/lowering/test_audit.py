@@ -1,14 +1,11 @@
-"""Zeros and the groups of patterns, against counts by loops; and asking an engine what it doesn't know."""
+"""Zeros and the groups of patterns, against counts by loops."""
 
 from __future__ import annotations
 
 import itertools
-from pathlib import Path
 
 import numpy as np
-import onnx
 import onnx_ir as ir
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -78,16 +75,3 @@ def test_pruned_layers_are_found_by_name_or_by_counts() -> None:
     assert lowering.pruned(found, {"conv2.weight": (zeros, found[1].total)}) == [1]
     assert lowering.pruned(found, {"renamed": (zeros, found[1].total)}) == [1]
     assert lowering.pruned(found, {"renamed": (zeros + 1, found[1].total)}) is None
-
-
-@pytest.mark.parametrize(("unknown", "named"), [({"ReduceMean"}, ["ReduceMean"]), ({"Relu"}, ["Relu"]), (set(), [])])
-def test_an_engine_is_asked_which_operator_it_does_not_know(
-    tmp_path: Path, unknown: set[str], named: list[str]
-) -> None:
-    onnx.save(network(weights(1, 0.9)), tmp_path / "model.onnx")
-
-    def probe(path: Path) -> float:
-        operators = [node.op_type for node in onnx.load(path).graph.node]
-        return sum(operator not in unknown for operator in operators) / len(operators)
-
-    assert lowering.unsupported(tmp_path / "model.onnx", tmp_path, probe) == named

@@ -26,12 +26,13 @@ from acdc_export.lowering.quantize import (
     Calibration,
     Quantization,
     Range,
+    Watched,
     calibrate,
     dequantized,
     equalize,
     worthwhile,
 )
-from acdc_export.lowering.quantize.calibration import Arrays, Method
+from acdc_export.lowering.quantize.calibration import DEAD, Arrays, Method
 
 SIDE = 6
 TARGET = ("fold_batchnorm", "global_average_pool", "static_batch")
@@ -181,7 +182,7 @@ def test_layers_around_which_something_is_led_are_no_pair(tmp_path: Path) -> Non
 def of(batches: Iterable[np.ndarray], method: Method = "min-max") -> Calibration:
     """Calibrate a network whose one activation is its input."""
     found: list[Arrays] = [{"x": np.asarray(batch, dtype=np.float32)} for batch in batches]
-    return calibrate(lambda inputs: {}, found, {"x": 1}, method)
+    return calibrate(lambda inputs: {}, found, {"x": Watched(1, ("w",))}, method)
 
 
 def test_ranges_hold_zero_and_all_values() -> None:
@@ -213,6 +214,9 @@ def test_every_method_gives_a_range_around_zero(values: list[float]) -> None:
         return
     for method in ("min-max", "percentile", "mse"):
         found = of([np.array([values])], method).ranges["x"]  # type: ignore[arg-type]
+        if found == DEAD:  # of values too small for FP32 to have a scale for them
+            assert max(values) - min(values) < 1e-35
+            continue
         assert min(0.0, min(values)) <= found.low <= 0.0 <= found.high <= max(0.0, max(values)) + 1e-3
         assert found.low < found.high
 
@@ -222,7 +226,6 @@ def test_every_method_gives_a_range_around_zero(values: list[float]) -> None:
     [
         ([], "no samples to calibrate with"),
         ([[[1.0, np.nan]]], "x is not finite"),
-        ([[[2.0, 2.0]], [[2.0, 2.0]]], "x is 2 for all samples"),
     ],
 )
 def test_samples_of_which_no_range_comes(batches: list[np.ndarray], message: str) -> None:
@@ -230,7 +233,78 @@ def test_samples_of_which_no_range_comes(batches: list[np.ndarray], message: str
         of(batches)
 
 
+@pytest.mark.parametrize("method", ["min-max", "percentile", "mse"])
+@pytest.mark.parametrize(
+    ("value", "limits"), [(2.0, Range(0.0, 2.0)), (-0.5, Range(-0.5, 0.0)), (0.0, DEAD), (1e-42, DEAD)]
+)
+def test_an_activation_of_a_single_value_has_the_range_from_zero_to_it(
+    method: Method, value: float, limits: Range
+) -> None:
+    found = of([np.full((2, 3), value), np.full((2, 3), value)], method)
+    assert (found.ranges["x"].low, found.ranges["x"].high) == pytest.approx((limits.low, limits.high))
+    assert found.unvaried == pytest.approx({"w": value})
+    assert of([[[0.0, 1.0]]]).unvaried == {}
+
+
+def test_an_activation_that_is_not_finite_names_the_layers_that_can_stay_in_fp32() -> None:
+    with pytest.raises(CalibrationError) as caught:
+        of([[[1.0, np.inf]]])
+    assert "--keep-fp32 w" in caught.value.remedy
+
+
+def test_layers_that_stay_in_fp32_ask_nothing_of_calibration(tmp_path: Path) -> None:
+    source = write(tmp_path / "in.onnx")
+    watched = quantize.instrument(source, tmp_path / "all.onnx")
+    assert {name: activation.layers for name, activation in watched.items()} == {
+        "x": ("first",),
+        "b": ("second",),
+        "e": ("head",),
+    }
+    assert set(quantize.instrument(source, tmp_path / "some.onnx", keep=("first", "head"))) == {"b"}
+    assert quantize.instrument(source, tmp_path / "none.onnx", keep=("first", "second", "head")) == {}
+
+
 # ------------------------------------------------------------------------------------------------ integers
+
+
+DEAD_WAYS = {
+    "a ReLU that never fires": {"first": 0.0, "first_bias": -1.0},
+    "a layer of zeros, with a bias": {"second": 0.0},
+    "a layer of zeros behind which all is constant": {"first": 0.0, "first_bias": 0.7, "second": 0.0},
+    "the head is zero": {"head": 0.0},
+    "all of it": {"first": 0.0, "first_bias": 0.0, "second": 0.0, "head": 0.0},
+    "weights that FP32 has no scale for": {"head": 1e-40},
+    "weights that hardly count beside the bias": {"head": 1e-12},
+}
+
+
+@pytest.mark.parametrize("scheme", ["convinteger", "qdq"])
+@pytest.mark.parametrize("way", DEAD_WAYS)
+def test_what_is_dead_becomes_integers_all_the_same(tmp_path: Path, scheme: str, way: str) -> None:
+    """Against FP32: biases still come through, and nothing is divided by the scale of nothing."""
+    source = write(tmp_path / "in.onnx")
+    model = onnx.load(source)
+    for tensor in model.graph.initializer:
+        if tensor.name in DEAD_WAYS[way]:
+            array = numpy_helper.to_array(tensor)
+            tensor.CopyFrom(numpy_helper.from_array(np.full_like(array, DEAD_WAYS[way][tensor.name]), tensor.name))
+    onnx.save(model, source)
+    done = lowered(source, tmp_path, replace(quantized(source, tmp_path), scheme=scheme))
+    assert len(done.weights) == 3
+    stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.load(done.path).graph.initializer}
+    scales = [array for name, array in stored.items() if "scale" in name]
+    assert all((array >= np.finfo(np.float32).tiny).all() and np.isfinite(array).all() for array in scales)
+    assert off(source, done, samples(4, seed=9)) < 0.02
+    assert np.abs(run(done.path, samples(4, seed=9))["logits"] - run(source, samples(4, seed=9))["logits"]).max() < 0.1
+
+
+@pytest.mark.parametrize("scheme", ["convinteger", "qdq"])
+def test_a_graph_of_which_every_layer_stays_in_fp32_is_as_it_was(tmp_path: Path, scheme: str) -> None:
+    source = write(tmp_path / "in.onnx")
+    kept = quantized(source, tmp_path, keep=("first", "second", "head"))
+    done = lowered(source, tmp_path, replace(kept, scheme=scheme))
+    assert not {"QuantizeLinear", "ConvInteger", "MatMulInteger"} & set(operators(done.path))
+    assert off(source, done, samples()) < 1e-5
 
 
 @pytest.mark.parametrize("method", ["min-max", "percentile", "mse"])

@@ -16,7 +16,7 @@ import onnx_ir as ir
 from ..audit import load
 from ..passes import fold_batchnorm
 from . import dequantized, equalize, worthwhile
-from .calibration import Calibration, Range, calibrate, instrument
+from .calibration import Calibration, Range, Watched, calibrate, instrument
 from .layers import find
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "Calibration",
     "Quantization",
     "Range",
+    "Watched",
     "calibrate",
     "dequantized",
     "faster_in_fp32",

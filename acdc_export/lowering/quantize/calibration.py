@@ -5,8 +5,8 @@ One calibration serves every scheme: it belongs to the network, not to a target.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,6 +37,22 @@ class Range:
     high: float
 
 
+DEAD = Range(0.0, 1.0)
+"""The range of an activation that is 0 for all samples, such as that of a ReLU that never fires.
+
+Any range represents 0 exactly. One that is far wider than those of other activations would make the steps in which a
+bias is added coarse.
+"""
+
+
+@dataclass(frozen=True)
+class Watched:
+    """An activation that calibration looks at."""
+
+    axis: int  # of its channels
+    layers: tuple[str, ...] = ()  # that it goes into, by their weights' names
+
+
 @dataclass(frozen=True)
 class Calibration:
     """Range and mean of each activation that goes into a layer, by its name in the graph."""
@@ -45,6 +61,7 @@ class Calibration:
     samples: int
     ranges: dict[str, Range]
     means: dict[str, NDArray[np.float64]]  # by channel, (channels,)
+    unvaried: dict[str, float] = field(default_factory=dict)  # layers whose activation has only this value
 
     def range_of(self, activation: str, layer: str) -> Range:
         """Return the range of an activation that goes into `layer`. Raises `GraphError` if it was not calibrated."""
@@ -56,34 +73,38 @@ class Calibration:
         return self.ranges[activation]
 
 
-def instrument(source: Path, destination: Path) -> dict[str, int]:
+def instrument(source: Path, destination: Path, keep: Collection[str] = ()) -> dict[str, Watched]:
     """Write the graph `source` with every activation that goes into a layer as an additional output.
 
-    Returns the axis of the channels of each activation, by name.
+    Layers in `keep` (by their weights' names) stay in FP32: they need no range. Returns the activations by name.
     """
     model = load(source)
-    watched: dict[str, int] = {}
+    watched: dict[str, Watched] = {}
     for layer in find(model):
         value = layer.activation
-        if value.name and value.name not in watched:
-            watched[value.name] = 1 if layer.node.op_type == "Conv" else -1
+        if not value.name or layer.name in keep:
+            continue
+        if value.name not in watched:
+            watched[value.name] = Watched(1 if layer.node.op_type == "Conv" else -1)
             if not (value.is_graph_input() or value.is_graph_output()):
                 value.type = value.type or ir.TensorType(ir.DataType.FLOAT)
                 model.graph.outputs.append(value)
+        before = watched[value.name]
+        watched[value.name] = replace(before, layers=(*before.layers, layer.name))
     ir.save(model, destination)
     return watched
 
 
-def calibrate(run: Run, batches: Iterable[Arrays], watched: Mapping[str, int], method: Method = "mse") -> Calibration:
+def calibrate(
+    run: Run, batches: Iterable[Arrays], watched: Mapping[str, Watched], method: Method = "mse"
+) -> Calibration:
     """Return ranges and means of the `watched` values, which `run` gives for a batch of inputs.
 
     Ends of ranges and means come from all values. The distribution between the ends comes from a random sample of them.
-
-    Args:
-        watched: the axis of the channels of each activation, by name.
+    An activation that has a single value c throughout has the range from 0 to c, and `DEAD` where c is 0.
 
     Raises:
-        CalibrationError: there are no samples, values are not finite, or an activation is always the same.
+        CalibrationError: there are no samples, or values are not finite.
     """
     random = np.random.default_rng(0)
     statistics = {name: _Statistics() for name in watched}
@@ -91,23 +112,30 @@ def calibrate(run: Run, batches: Iterable[Arrays], watched: Mapping[str, int], m
     for inputs in batches:
         samples += len(next(iter(inputs.values())))
         activations = {**inputs, **run(inputs)}
-        for name, axis in watched.items():
-            statistics[name].add(name, activations[name], axis, random)
+        for name, activation in watched.items():
+            statistics[name].add(name, activations[name], activation, random)
     if not samples:
         raise CalibrationError("There are no samples to calibrate with.", "Give some of the training split.")
-    for name, activation in statistics.items():
-        if activation.least == activation.greatest:
-            raise CalibrationError(
-                f"The activation {name} is {activation.least:g} for all samples.",
-                "Calibrate with more, and other, samples; a layer that gives the same for all of them is dead.",
-            )
     narrowed = {"min-max": lambda counts, ends: ends, "percentile": _percentile, "mse": _least_error}[method]
     return Calibration(
         method,
         samples,
-        ranges={name: narrowed(activation.counts(), activation.ends) for name, activation in statistics.items()},
+        ranges={name: _range(activation, narrowed) for name, activation in statistics.items()},
         means={name: activation.total / activation.count for name, activation in statistics.items()},
+        unvaried={
+            layer: activation.least
+            for name, activation in statistics.items()
+            if activation.least == activation.greatest
+            for layer in watched[name].layers
+        },
     )
+
+
+def _range(activation: _Statistics, narrowed: Callable[[NDArray[np.int64], Range], Range]) -> Range:
+    ends = activation.ends
+    if (ends.high - ends.low) / _LEVELS < np.finfo(np.float32).tiny:  # FP32 has no such scale
+        return DEAD
+    return ends if activation.least == activation.greatest else narrowed(activation.counts(), ends)
 
 
 class _Statistics:
@@ -119,11 +147,13 @@ class _Statistics:
         self.count = 0  # values of each channel
         self._kept: list[NDArray[np.float32]] = []
 
-    def add(self, name: str, array: NDArray[np.float32], axis: int, random: np.random.Generator) -> None:
-        low, high = float(array.min()), float(array.max())
+    def add(self, name: str, array: NDArray[np.float32], activation: Watched, random: np.random.Generator) -> None:
+        axis, low, high = activation.axis, float(array.min()), float(array.max())
         if not (np.isfinite(low) and np.isfinite(high)):
+            kept = " ".join(f"--keep-fp32 {layer}" for layer in activation.layers)
             raise CalibrationError(
-                f"The activation {name} is not finite.", "Are the calibration samples prepared as for training?"
+                f"The activation {name} is not finite.",
+                f"Prepare the calibration samples as for training{f', or leave it in FP32: {kept}' if kept else ''}.",
             )
         self.least, self.greatest = min(self.least, low), max(self.greatest, high)
         others = tuple(at for at in range(array.ndim) if at != axis % array.ndim)

@@ -30,7 +30,9 @@ def write(source: Path, destination: Path) -> None:
             _dequantize(model, node)
     for node in list(model.graph):
         value = node.inputs[0] if node.op_type == "Cast" else None
-        if value is not None and value.dtype == ir.DataType.FLOAT:  # the cast from an integer output, which is FP32 now
+        if value is None or node.attributes["to"].as_int() != ir.DataType.FLOAT:
+            continue
+        if value.dtype == ir.DataType.FLOAT:  # the cast from an integer output, which is FP32 now
             ir.convenience.replace_all_uses_with(node.outputs[0], value)
             model.graph.remove(node, safe=True)
     ir.passes.common.RemoveUnusedNodesPass()(model)

@@ -17,7 +17,10 @@ from numpy.typing import NDArray
 
 from ..bias import corrected
 from ..calibration import Calibration, Range
-from ..layers import Layer, add_constant, find
+from ..layers import Layer, add_constant, constant, find
+
+_MOST = 2**30
+"""The greatest bias in int32: as much again is left for the products that it is added to."""
 
 
 def run(model: ir.Model, calibration: Calibration, keep: Collection[str] = (), weight_bits: int = 8) -> None:
@@ -63,12 +66,24 @@ class _Quantized:
         self.node = node
 
 
+def _scale_of(layer: Layer, x: _Quantized, levels: int) -> np.float32:
+    """The scale of a weight.
+
+    It is larger than what the weight asks for where the bias would not fit into int32 otherwise: beside such a bias,
+    the weight hardly counts. A layer that is zero throughout has nothing but its bias.
+    """
+    step = float(x.scale)
+    bias = 0.0 if layer.bias is None else float(np.abs(constant(layer.bias)).max(initial=0.0))
+    scale = max(float(np.abs(layer.array).max()) / levels, bias / (step * _MOST)) or 1.0
+    return np.float32(max(scale, float(np.finfo(np.float32).tiny) / step))  # FP32 has the product with `step`, too
+
+
 def _rewrite(model: ir.Model, layer: Layer, x: _Quantized, mean: NDArray[np.float64], levels: int) -> None:
     node, name = layer.node, layer.name
     weight = layer.array
     if node.op_type == "Gemm" and layer.outputs == 0:
         weight = weight.T  # MatMulInteger has no transB
-    scale = np.float32(np.abs(weight).max() / levels)  # one for the whole weight
+    scale = _scale_of(layer, x, levels)  # one for the whole weight
     integers = np.clip(np.round(weight / scale), -levels, levels).astype(np.int8)
     zero = add_constant(model, f"{name}_zero_point", np.int8(0))
     inputs = [x.output, add_constant(model, f"{name}_quantized", integers), x.inputs[1], zero]

@@ -41,9 +41,12 @@ def run(model: ir.Model, calibration: Calibration, keep: Collection[str] = (), w
 
 
 def scales_of(layer: Layer, levels: int) -> NDArray[np.float32]:
-    """Return a scale for each output channel, (channels,); 1 for a channel that is zero throughout."""
-    largest = np.abs(layer.matrix()).max(axis=1)
-    return np.where(largest > 0, largest / levels, 1).astype(np.float32)
+    """Return a scale for each output channel, (channels,); 1 for a channel that is zero throughout.
+
+    So has one of values so small that FP32 has no scale for them: they become zero.
+    """
+    scales = np.abs(layer.matrix()).max(axis=1) / levels
+    return np.where(scales >= np.finfo(np.float32).tiny, scales, 1).astype(np.float32)
 
 
 def _activation(model: ir.Model, value: ir.Value, limits: Range) -> ir.Value:
