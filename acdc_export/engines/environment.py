@@ -270,9 +270,8 @@ def _on_path(name: str) -> Iterator[Path]:
     for folder in os.get_exec_path():
         path = Path(folder or ".") / name
         real = os.path.realpath(path)
-        if (
-            real not in seen and os.path.isfile(path) and os.access(path, os.X_OK)
-        ):  # Path.is_file raises in a closed folder
+        # In this order: in a folder that is closed to us, is_file raises.
+        if real not in seen and os.access(path, os.X_OK) and path.is_file():
             seen.add(real)
             yield path.absolute()
 
