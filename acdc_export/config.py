@@ -108,8 +108,12 @@ class Pattern:
     scope: Literal["global", "uniform"] = "global"
     overrides: dict[str, Annotated[float, Gt(0), Lt(1)]] = field(default_factory=dict)  # of single layers
     exclude: tuple[str, ...] = ()  # layers left dense, by name or shell pattern,
-    exclude_types: tuple[Literal["Linear", "Conv1d", "Conv2d", "Conv3d", "depthwise"], ...] = ()  # by type,
+    exclude_types: tuple[  # by type,
+        Literal["Linear", "Conv1d", "Conv2d", "Conv3d", "depthwise", "MultiheadAttention"], ...
+    ] = ()
     exclude_below: Annotated[int, Ge(0)] = 0  # or with fewer weights than this
+    recurrent: bool = False  # whether the matrices of LSTM, GRU and RNN layers are pruned, too
+    layer_collapse: Literal["warn", "refuse"] = "warn"  # where every weight of a layer would be zero
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,7 @@ def _training(path: Path) -> Training | None:
         return Training(pair.name, pair.history, pair.left_dense)
     if path.is_dir():
         record = Pair.load(path).record
-        return Training(record.name, record.history, record.pattern.left_dense)
+        return Training(record.name, record.counted_history, record.pattern.left_dense)
     return None
 
 

@@ -19,7 +19,7 @@ from ..evidence.gates import Gate, GateError, Verdict, judge, parse, sampled, se
 from ..evidence.latency import Alternation, Latency, Plan, Samples
 from ..evidence.metrics import Facts, Scope
 from ..evidence.parity import Parity
-from ..machine import Machine
+from ..machine import Machine, quota_notes
 from ..pair import named
 from ..progress import Progress
 from ..records.check import BundleFacts, Check, Kind
@@ -288,7 +288,7 @@ def machine_class(machine: Machine, bundle_facts: BundleFacts) -> MachineClass:
 
 
 def _notes(setup: Setup, new: BundleFacts, old: BundleFacts | None, sparse: Latency) -> list[str]:
-    notes = latency.notes(sparse)
+    notes = [*quota_notes(len(setup.machine.cpus)), *latency.notes(sparse)]
     if len(setup.machine.cpus) == 1:
         notes.append("One core was measured on: this program shares it with what it measures.")
     if old and setup.old and old.parity > setup.old.bundle.manifest.tolerance:

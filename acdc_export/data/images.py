@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from ..errors import UsageError
 from ..extras import extra
+from ..files import expanded
 from .pixels import open_rgb
 
 if TYPE_CHECKING:
@@ -252,7 +253,7 @@ def parse(spec: str) -> tuple[str, Path, str]:
     path, _, part = (rest, "", "") if name == "imagefolder" else rest.rpartition(":")
     if not path or (name != "imagefolder" and part not in ("train", "test")):
         raise UsageError(f"'{spec}' is not of the form {KINDS[name].form}.", "PATH is a folder on this machine.")
-    return name, Path(path).expanduser(), part
+    return name, expanded(Path(path), "Write the path out, without ~."), part
 
 
 def _classes(spec: str, path: Path) -> list[str]:

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import swa_utils
 
-from .. import data, models
+from .. import config, data, models
 from ..config import Pipeline, ScheduleTable, Training
 from ..data import images
 from ..errors import CheckpointError, TrainingError, UsageError
@@ -74,25 +74,38 @@ def train(pipeline: Pipeline, out: str | Path, progress: Progress = SILENT, *, a
 def rehearse(pipeline: Pipeline, progress: Progress = SILENT) -> Rehearsal:
     """Take one step in each phase of a pipeline, and export the result into a folder that is removed again.
 
-    Every layer gets the pattern's share by itself. Before training, the magnitudes of a layer say no more than how it
-    was initialised; ranked together, some layers would lose all of their weights.
+    Every layer gets the pattern's share by itself, where it is large enough. Before training, the magnitudes of a layer
+    say no more than how it was initialised; ranked together, some layers would lose all of their weights.
 
     Raises what `train` would raise for model, schedule, pattern and export.
     """
     schedule = schedule_of(pipeline.schedule)
     settings = pipeline.training
     _check_length(settings, schedule)
-    pipeline = replace(pipeline, pattern=replace(pipeline.pattern, scope="uniform"))
     short = Schedule.of([1] * len(schedule.phases), "step")
     batch_size = min(_REHEARSAL_ROWS, settings.batch_size)
     steps: list[tuple[str, float]] = []
     with torch.random.fork_rng(), tempfile.TemporaryDirectory() as folder:
         torch.manual_seed(pipeline.seed)
+        pipeline = replace(pipeline, pattern=_rehearsed(pipeline))
         loader = _loader(pipeline, rehearsal_rows=batch_size)
         acdc = _train(pipeline, short, loader, progress, None, steps)
         counts = _save(acdc, Path(folder) / "pair", pipeline, loader).record.pattern.layers
     layers = {name: PrunedLayer(count.zeros, count.total) for name, count in counts.items()}
     return Rehearsal(tuple(steps), batch_size, layers, acdc.left_dense)
+
+
+def _rehearsed(pipeline: Pipeline) -> config.Pattern:
+    """The pattern of a rehearsal: that of the pipeline, by layer where no layer is too small for it."""
+    pattern = replace(pipeline.pattern, layer_collapse="warn")
+    uniform = replace(pattern, scope="uniform")
+    try:
+        pattern_of(replace(pipeline, pattern=uniform)).select(
+            models.build(pipeline.model.name, pipeline.model.arguments)
+        )
+    except UsageError:  # where it is not for the scope, training says the same
+        return pattern
+    return uniform
 
 
 def problems(pipeline: Pipeline) -> list[str]:
@@ -147,6 +160,8 @@ def pattern_of(pipeline: Pipeline) -> Pattern:
         "exclude": table.exclude,
         "exclude_types": table.exclude_types,
         "exclude_below": table.exclude_below,
+        "recurrent": table.recurrent,
+        "layer_collapse": table.layer_collapse,
     }
     if table.overrides:
         options["overrides"] = table.overrides
@@ -223,8 +238,16 @@ def _train(
         acdc.steps(checkpoint, every=loader.steps) if schedule.unit == "step" else acdc.epochs(checkpoint)
     )
     trainer = _Trainer(model, optimizer, scaler, average, loader, settings)
+    said: tuple[str, ...] = ()
     with progress.task(f"Training {pipeline.name}", schedule.total) as advance:
         for epoch in epochs:
+            if acdc.collapsed and acdc.collapsed != said:
+                lasting = "; so they will be in the pair" if epoch.index >= schedule.final.start else ""
+                progress.say(
+                    f"Every weight of {', '.join(acdc.collapsed)} is zero from {schedule.unit} {epoch.index} on: all "
+                    f"are among the smallest{lasting}."
+                )
+            said = acdc.collapsed
             if acdc.resumed and not trainer.started:
                 progress.say(f"Going on from {checkpoint}: {acdc.done} of {schedule.total} {schedule.unit}s are done.")
                 advance(acdc.done)

@@ -59,7 +59,7 @@ def write_pair(
 
     Args:
         pruned: names of the weights that `pattern` prunes, in `sparse`.
-        left_dense: the layers that it doesn't, by module name, and why.
+        left_dense: the other weights of two dimensions or more, by label (`layers`), and why.
         phases, epochs: what the run was like, in `unit`s.
 
     For the others see `ACDC.save_pair`.
@@ -82,7 +82,9 @@ def write_pair(
             logits[half] = {key: value.contiguous() for key, value in networks[half](inputs).items()}
         require_finite(logits[half])
         purity.check(networks[half], inputs, logits[half], fixed_batch=batch_size is not None)
-    cost, cost_unknown = _cost(networks["dense"], inputs, phases)
+    twin = {key: states["dense"][key] for key in pruned}
+    twin_nonzeros = {key: int(weight.count_nonzero()) for key, weight in twin.items()}
+    cost, cost_unknown = _cost(networks["dense"], inputs, phases, twin_nonzeros)
     record = pair.Record(
         name=name or path.name,
         inputs=_specs(inputs, batch_size),
@@ -95,7 +97,15 @@ def write_pair(
             left_dense=dict(left_dense),
         ),
         reference=pair.ReferenceRecord(f"PyTorch {torch.__version__}, eager"),
-        history=History(tuple(phases), unit, tuple(epochs), cost, cost_unknown=cost_unknown),
+        history=History(
+            tuple(phases),
+            unit,
+            tuple(epochs),
+            cost,
+            totals={key: weight.numel() for key, weight in twin.items()},
+            twin_nonzeros=twin_nonzeros,
+            cost_unknown=cost_unknown,
+        ),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         pipeline=pipeline,
         seed=seed,
@@ -137,11 +147,12 @@ def _judged(outputs: Mapping[str, Tensor], asked: str | None) -> str:
 
 
 def _cost(
-    network: Network, inputs: Mapping[str, Tensor], phases: Sequence[PhaseRecord]
+    network: Network, inputs: Mapping[str, Tensor], phases: Sequence[PhaseRecord], twin: Mapping[str, int]
 ) -> tuple[Cost | None, str | None]:
     """What the halves cost in FLOPs, or why that isn't known: a side figure, which stops nobody."""
     try:
-        return cost(count(network.module, lambda: network(inputs), len(next(iter(inputs.values())))), phases), None
+        flops = count(network.module, lambda: network(inputs), len(next(iter(inputs.values()))))
+        return cost(flops, phases, twin), None
     except Exception as error:  # networks use their layers in any way
         return None, cause(error)
 

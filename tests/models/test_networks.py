@@ -111,3 +111,15 @@ def test_torchvisions_networks_are_named_as_ones_own():
     with torch.device("meta"):
         model = build("torchvision.models:resnet50", {"num_classes": 10})
     assert sum(isinstance(module, PRUNABLE) for module in model.modules()) == 54
+
+
+@pytest.mark.parametrize("depth", [20, 32])
+def test_convolutions_of_resnet_cifar_start_as_the_authors(depth: int) -> None:
+    """Normal, with the deviation sqrt(2 / (kernel height * width * filters)); the shortcuts' too."""
+    torch.manual_seed(0)
+    for name, module in build("resnet_cifar", {"depth": depth, "classes": 10}).named_modules():
+        if isinstance(module, nn.Conv2d) and module.weight.numel() > 1000:
+            height, width = module.kernel_size
+            expected = (2 / (height * width * module.out_channels)) ** 0.5
+            assert module.weight.std().item() == pytest.approx(expected, rel=0.05), name
+            assert abs(module.weight.mean().item()) < 0.1 * expected
