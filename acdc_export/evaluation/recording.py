@@ -68,6 +68,7 @@ def report(results: StaticResults, timed: Timed, *, deployable: bool, notes: Ite
             notice=target.license.notice,
             sha256=files.folder_sha256(target.folder),
             locked=evaluation.deployment.installed.environment.locked,
+            computes_in=results.info["sparse"].get("precision") or None,
         ),
         machine=evaluation.machine,
         precision=evaluation.deployment.precision,

@@ -69,6 +69,7 @@ def _facts(report: Report) -> list[str]:
         f"Pair: {pair.path}, {pair.kind} ({pair.scope}), {100 * pair.sparsity:g} % aimed at.",
         *([f"Parity: against outputs computed by {pair.reference}."] if pair.reference else []),
         machine_line(report.machine, target.instruction_set),
+        *([f"Computes in: {target.computes_in}, as {target.runtime} says."] if target.computes_in else []),
         f"License: {target.license}; {'may' if target.deployable else 'may NOT'} be deployed in production.",
     ]
     if not target.deployable and target.notice:

@@ -45,6 +45,7 @@ class TargetFacts:
     notice: str
     sha256: str  # of the target's folder
     locked: dict[str, str]  # versions in its environment
+    computes_in: str | None = None  # what the runtime says that the sparse half computes in, in its own words
 
 
 @dataclass(frozen=True)

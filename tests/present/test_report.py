@@ -20,6 +20,14 @@ def test_the_headline_is_the_verdict(status: str) -> None:
     assert shown.status == status
 
 
+def test_what_the_runtime_says_that_it_computes_in_is_shown_where_it_is_known() -> None:
+    report = example()
+    assert "Computes in" not in text(report)
+    told = replace(report, target=replace(report.target, computes_in="bf16, u8"))
+    assert "Computes in: bf16, u8, as deepsparse says." in text(told)
+    assert "Computes in: bf16, u8" in markdown(told)
+
+
 SAID = [
     "3.40x faster [3.30, 3.50] than its dense twin in the same engine",
     "98.44 % of 898 samples",

@@ -124,6 +124,20 @@ def test_a_layer_in_fp32_may_take_what_is_not_finite(tmp_path: Path) -> None:
     assert report.parity["16"]["sparse"].ok
 
 
+# ------------------------------------------------------------------------------------- what the engine says of itself
+
+
+@pytest.mark.runtime
+@pytest.mark.parametrize(("target", "said"), [("onnxruntime", "fp32"), ("openvino", "f32")])
+def test_what_the_engine_says_that_it_computes_in_reaches_the_report(tmp_path: Path, target: str, said: str) -> None:
+    """OpenVINO: was its default f32 or bf16? `info()["precision"]` never reached the report."""
+    made = build_pair(tmp_path / "pair")
+    folder = quick_target(tmp_path / target, target, ("[1, 16]", "[16]"))
+    written = export(made, folder, precision="fp32", out=tmp_path / "bundles", budget=1)
+    assert written.report.target.computes_in == said
+    assert f"Computes in: {said}, as {target} says." in (written.path / "report.md").read_text()
+
+
 # ------------------------------------------------------------------------------------------------ the fast path
 
 
