@@ -6,7 +6,7 @@ fast path.
 """
 
 from ..records.inspection import WeightAudit
-from .audit import audit, count, load, pruned
+from .audit import audit, contents, count, load, pruned
 from .calibrate import QuantizationInputs, calibrate
 from .deployment import Deployment
 from .diagnose import unsupported
@@ -26,6 +26,7 @@ __all__ = [
     "TransformedGraph",
     "WeightAudit",
     "audit",
+    "contents",
     "calibrate",
     "count",
     "load",

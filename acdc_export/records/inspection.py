@@ -28,12 +28,22 @@ class WeightAudit:
 
 
 @dataclass(frozen=True)
+class Uncounted:
+    """A weight that can't be counted, or several of one operator."""
+
+    operator: str
+    name: str  # of the weight where it has one, or of the operator
+    reason: str
+
+
+@dataclass(frozen=True)
 class Part:
     """One set of weights: a half of a pair, a model of a bundle, a file."""
 
     title: str
     weights: tuple[WeightAudit, ...]
     pruned: tuple[str, ...] = ()  # the layers that a pattern covers, where that is known
+    uncounted: tuple[Uncounted, ...] = ()  # what holds weights too, and could not be counted
 
 
 @dataclass(frozen=True)
