@@ -3,9 +3,9 @@
 By position and not by name, because passes rename and rescale: folding a batch norm gives a weight another name
 and other values, while the n-th weighted operator stays the n-th.
 
-A weight is whatever constant reaches a weighted operator: an initializer, dense or sparse, or one behind Constant nodes,
-Cast, Transpose, DequantizeLinear and anything else that is computed of constants alone. Of integers those are zeros that
-equal the zero point.
+A weight is whatever constant reaches a weighted operator: an initializer, dense or sparse, or one behind Constant
+nodes, Cast, Transpose, DequantizeLinear and anything else that is computed of constants alone. Of integers those are
+zeros that equal the zero point.
 """
 
 from __future__ import annotations
@@ -59,7 +59,15 @@ constant is taken."""
 _UNREAD = {"LSTM", "GRU", "RNN", "Einsum"}
 """Operators of ONNX's own that may hold weights and are not counted."""
 
-_UNWEIGHTED = {"BiasGelu", "FastGelu", "QLinearAdd", "QLinearMul", "QLinearConcat", "QLinearSoftmax", "DequantizeLinear"}
+_UNWEIGHTED = {
+    "BiasGelu",
+    "FastGelu",
+    "QLinearAdd",
+    "QLinearMul",
+    "QLinearConcat",
+    "QLinearSoftmax",
+    "DequantizeLinear",
+}
 """Operators of other domains that read tables, biases or activations, and no weights."""
 
 

@@ -99,7 +99,8 @@ def shift(array: NDArray[Any], zero: NDArray[Any], axis: int, block: int = 0) ->
         zero = zero.reshape(())
     elif zero.ndim == 1:
         zero = zero.reshape([-1 if at == axis % array.ndim else 1 for at in range(array.ndim)])
-    return array - zero
+    shifted: NDArray[Any] = array - zero
+    return shifted
 
 
 def densify(graph: onnx.GraphProto) -> None:
@@ -143,12 +144,12 @@ def _dequantize(node: ir.Node, inputs: list[NDArray[Any] | None]) -> NDArray[Any
         node.attributes[name].as_int() if name in node.attributes else default
         for name, default in (("axis", 1), ("block_size", 0))
     )
-    return shift(array, zero if zero is not None else np.zeros(1, dtype=array.dtype), axis, block if zero is not None else 0)
+    return shift(
+        array, zero if zero is not None else np.zeros(1, dtype=array.dtype), axis, block if zero is not None else 0
+    )
 
 
-def _run(
-    node: ir.Node, inputs: list[NDArray[Any] | None], value: ir.Value, opsets: Mapping[str, int]
-) -> NDArray[Any]:
+def _run(node: ir.Node, inputs: list[NDArray[Any] | None], value: ir.Value, opsets: Mapping[str, int]) -> NDArray[Any]:
     """Run a node by onnx's reference."""
     names = [f"i{at}" if array is not None else "" for at, array in enumerate(inputs)]
     proto = ir.to_proto(node)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..patterns import GroupCounts, parse
 from ..records.inspection import Inspection, Part
 from . import training
-from .document import Document, Table
+from .document import Document, Section, Table
 from .format import percent
 
 
@@ -13,7 +13,17 @@ def document(inspection: Inspection) -> Document:
     """How sparse each set of weights is, then its layers, then how it was trained."""
     trained = training.sections(inspection.training) if inspection.training else []
     headline, *summary = [_total(part) for part in inspection.parts] or ["Nothing here holds weights."]
-    return Document(headline, tuple(summary), (*(_layers(part) for part in inspection.parts), *trained))
+    parts = [section for part in inspection.parts for section in _sections(part)]
+    return Document(headline, tuple(summary), (*parts, *trained))
+
+
+def _sections(part: Part) -> list[Section]:
+    """The weights that were counted, and those that could not be."""
+    sections: list[Section] = [_layers(part)] if part.weights else []
+    if part.uncounted:
+        rows = tuple((item.name, item.operator, item.reason) for item in part.uncounted)
+        sections.append(Table(f"{part.title}: not counted", ("weight", "operator", "why"), rows, text=True))
+    return sections
 
 
 def _counts(part: Part) -> tuple[str, str]:
@@ -23,6 +33,8 @@ def _counts(part: Part) -> tuple[str, str]:
 
 
 def _total(part: Part) -> str:
+    if not part.weights:
+        return f"{part.title}: " + ("no weights that can be counted" if part.uncounted else "no weights")
     zeros, total = _counts(part)
     return f"{part.title}: {zeros} zeros in {total} weights"
 

@@ -53,4 +53,4 @@ def test_a_column_for_each_pattern() -> None:
 
 
 def test_a_file_without_weights_says_so() -> None:
-    assert "0.00 % zeros in 0 weights" in text(Inspection((Part("empty", ()),)))
+    assert "empty: no weights" in text(Inspection((Part("empty", ()),)))
