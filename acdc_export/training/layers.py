@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import cast
 
+import torch
 from torch import nn
 from torch.nn.parameter import UninitializedParameter
 from torch.nn.utils import parametrize, prune
@@ -164,6 +165,7 @@ def select(
             "Exclude fewer layers, choose another pattern, or prune a model that has some.",
         )
     _refuse_shared(model, weights)
+    _refuse_scripted(model)
     return LayerSelection(weights, dense)
 
 
@@ -270,6 +272,16 @@ def _tensor_of(hook: object) -> str | None:
     if isinstance(hook, prune.BasePruningMethod):
         return hook._tensor_name
     return hook.name if isinstance(hook, WeightNorm | SpectralNorm) else None
+
+
+def _refuse_scripted(model: nn.Module) -> None:
+    """Refuse TorchScript before it is trained: torch.export, and so the pair, takes none."""
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            raise UsageError(
+                f"{name or 'The model'} is TorchScript, which can't be exported to ONNX.",
+                "Train the module that it was scripted or traced from.",
+            )
 
 
 def _refuse_shared(model: nn.Module, weights: dict[str, nn.Parameter]) -> None:

@@ -120,7 +120,8 @@ def network(
 ) -> Network:
     """A copy of `model` with the weights `state`, in float32 on the CPU. Raises `UsageError` for one that has none."""
     try:
-        module = copy.deepcopy(model, _computed(model))
+        with torch.no_grad():  # TorchScript's copies of parameters else belong to the graph of gradients
+            module = copy.deepcopy(model, _computed(model))
     except Exception as error:  # whatever a user's modules hold
         raise UsageError(
             f"The model can't be copied: {cause(error)}.", "Keep what can't be copied outside of the model."
