@@ -230,9 +230,9 @@ class ACDC:
                 folder, are then refused unless they have the same.
 
         Raises:
-            UsageError: the run is not complete, names don't fit, or the model can't be exported: it is no graph, or its outputs
-                depend
-                on more than the same rows of its inputs (random numbers, buffers that change, other rows).
+            UsageError: the run is not complete, names don't fit, or the model can't be exported: it is no graph, or its
+                outputs depend on more than the same rows of its inputs (random numbers, buffers that change, other
+                rows).
             RuntimeUnavailable: onnx or onnxscript is not installed.
             OutputError: the folder can't be written.
             PairError: the trained weights make no sound pair.
