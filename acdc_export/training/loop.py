@@ -403,7 +403,7 @@ def _check_fit(pipeline: Pipeline, model: nn.Module, loader: BatchLoader) -> tup
         raise UsageError(
             f"The model '{pipeline.model.name}' tells {shape[1]} classes apart, and '{pipeline.data.train}' has "
             f"{len(loader.names)}: nothing would say which outputs are theirs.",
-            f"Let it give {len(loader.names)} logits (num_classes under [model.arguments], for most models).",
+            f"Let it give {len(loader.names)} logits (most models take `classes` or `num_classes` under [model]).",
         )
     return loader.names if shape[1] == len(loader.names) else ()
 
