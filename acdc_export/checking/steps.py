@@ -131,6 +131,7 @@ def conduct(setup: Setup) -> tuple[Check, dict[str, Samples]]:
         notes=(
             *setup.notes,
             *(baseline.notes(entry) if entry else ()),
+            *_accuracy_notes(setup, static.accuracy),
             *_notes(setup, new, old, timed.sparse),
             *timed.notes,
         ),
@@ -285,6 +286,19 @@ def _latency_verdicts(setup: Setup, sparse: Latency) -> list[Verdict]:
 def machine_class(machine: Machine, bundle_facts: BundleFacts) -> MachineClass:
     """The class of this machine, as the bundle's engine sees it."""
     return MachineClass(machine.processor, bundle_facts.instruction_set, len(machine.cpus))
+
+
+def _accuracy_notes(setup: Setup, right: Accuracy | None) -> list[str]:
+    """Where the accuracy is so odd that the samples may be to blame."""
+    if right is None or setup.old is None:
+        return []
+    return accuracy.doubts(
+        right,
+        {
+            f"{age} bundle's sparse half": loaded.bundle.report.pair.metrics.get("sparse", {})
+            for age, loaded in (("new", setup.new), ("old", setup.old))
+        },
+    )
 
 
 def _notes(setup: Setup, new: BundleFacts, old: BundleFacts | None, sparse: Latency) -> list[str]:

@@ -99,6 +99,11 @@ class Batches:
     _epoch: Callable[[], Iterator[tuple[Tensor, Tensor]]] = field(repr=False)
     left_out: int = 0  # samples in an epoch, others in each
 
+    @property
+    def listed(self) -> bool:
+        """Whether labels follow from the folders that are there, and not from the files themselves."""
+        return self.spec.startswith("imagefolder:") and bool(self.names)
+
     def __len__(self) -> int:
         return self.steps
 

@@ -65,7 +65,7 @@ def calibrate(
 
 def _samples(pair: Pair, data: Data) -> dict[str, NDArray[Any]]:
     """The calibration samples, by input."""
-    expected = replace(pair.expected, unlike=CalibrationError)
+    expected = replace(pair.expected, labelled=False, unlike=CalibrationError)
     parts = [inputs for inputs, _ in named(data.sample(SAMPLES), expected, _ROWS)]
     if not parts:
         raise CalibrationError("There are no samples to calibrate with.", "Give some of the training split.")

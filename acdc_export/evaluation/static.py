@@ -76,6 +76,7 @@ def examine(evaluation: Evaluation, alpha: float) -> StaticResults:
         profile=runs.profile,
         notes=(
             *runs.notes,
+            *_accuracy_notes(evaluation, runs.accuracy),
             *_micro_batch_notes(models),
             *_fast_path_notes(structure),
             *_int8_notes(evaluation, models, runs.accuracy, runs.quantization),
@@ -245,6 +246,14 @@ def _micro_batch_notes(models: Models) -> list[str]:
             filled = ", filled up" if size % micro_batch else ""
             notes.append(f"Batch {size}: the {half} half runs in micro-batches of {micro_batch}{filled}: faster.")
     return notes
+
+
+def _accuracy_notes(evaluation: Evaluation, right: Accuracy | None) -> list[str]:
+    """Where the accuracy is so odd that the samples may be to blame."""
+    if right is None:
+        return []
+    recorded = evaluation.pair.record.metrics
+    return accuracy.doubts(right, {"sparse half": recorded.get("sparse", {}), "dense twin": recorded.get("dense", {})})
 
 
 def _fast_path_notes(structure: Structure) -> list[str]:

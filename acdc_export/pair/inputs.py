@@ -26,6 +26,7 @@ class Expected:
     judged: TensorSpec  # the output that is judged
     known: Mapping[str, NDArray[Any]]  # real inputs by name, which samples have to be like
     classes: tuple[str, ...] = ()  # the names of the classes, in the order of the outputs; empty where not known
+    labelled: bool = True  # labels are used, so that their classes matter
     unlike: type[AcdcExportError] = UsageError  # what is raised for samples that are unlike the known inputs
 
     @property
@@ -110,6 +111,8 @@ def _check_likeness(likeness: Mapping[str, Likeness], data: Data, expected: Expe
 
 def _check_classes(data: Data, expected: Expected) -> None:
     """Refuse labels that mean other classes than the network's outputs, as far as names or their number tell."""
+    if not expected.labelled:
+        return
     given, known = data.classes, expected.classes
     if given is None or given == known:
         return

@@ -208,6 +208,7 @@ class ACDC:
         output_names: Sequence[str] | None = None,
         judged_output: str | None = None,
         batch_size: int | None = None,
+        classes: Sequence[str] = (),
     ) -> Pair:
         """Write both halves as a pair: the folder `path`, which appears only when it is complete.
 
@@ -225,10 +226,13 @@ class ACDC:
             judged_output: the output that accuracy is judged by, with one logit for each class. By default the only
                 one, or that called "logits".
             batch_size: admits a network whose rows depend on each other: the pair is for batches of exactly so many.
+            classes: the names of the classes, in the order of the logits. Data whose names are known, such as an image
+                folder, are then refused unless they have the same.
 
         Raises:
-            UsageError: the run is not complete, or the model can't be exported: it is no graph, or its outputs depend
-                on more than the same rows of its inputs (random numbers, buffers that change, other rows).
+            UsageError: the run is not complete, names don't fit, or the model can't be exported: it is no graph, or its
+                outputs depend on more than the same rows of its inputs (random numbers, buffers that change, other
+                rows).
             RuntimeUnavailable: onnx or onnxscript is not installed.
             OutputError: the folder can't be written.
             PairError: the trained weights make no sound pair.
@@ -265,6 +269,7 @@ class ACDC:
             output_names=output_names,
             judged_output=judged_output,
             batch_size=batch_size,
+            classes=classes,
         )
 
     def detach(self) -> None:

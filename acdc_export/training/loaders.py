@@ -39,6 +39,14 @@ class BatchLoader(Protocol):
         """The number of classes; labels are smaller than this."""
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the classes, in the order of the labels; empty where they are not known."""
+
+    @property
+    def listed(self) -> bool:
+        """Whether a label is a place in a listing of classes, such as the folders of images."""
+
+    @property
     def resumable(self) -> bool:
         """Whether it can go on from the middle of an epoch."""
 
@@ -64,6 +72,7 @@ class InMemory:
 
     def __init__(self, source: Data, batch_size: int, shift: int, drop_last: bool = True) -> None:
         self.inputs, self.labels = _tensors(source)
+        self.names, self.listed = source.classes or (), source.listed and source.classes is not None
         for name, tensor in self.inputs.items():
             if shift and (tensor.ndim != 4 or not tensor.is_floating_point()):
                 raise UsageError(
@@ -104,6 +113,7 @@ class Streamed:
 
     def __init__(self, epochs: Batches) -> None:
         self._epochs, self.steps, self.classes, self.left_out = epochs, epochs.steps, epochs.classes, epochs.left_out
+        self.names, self.listed = epochs.names, epochs.listed
         self._examples = next(iter(epochs))[0]
         self._remaining: Iterator[tuple[Tensor, Tensor]] = iter(())
 

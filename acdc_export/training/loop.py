@@ -61,8 +61,8 @@ def train(pipeline: Pipeline, out: str | Path, progress: Progress = SILENT, *, a
         if loader.left_out and not settings.drop_last:
             progress.say("The last batch of an epoch would have a single sample; each epoch leaves out another one.")
         try:
-            acdc = _train(pipeline, schedule, loader, progress, checkpoint)
-            pair = _save(acdc, out, pipeline, loader)
+            acdc, names = _train(pipeline, schedule, loader, progress, checkpoint)
+            pair = _save(acdc, out, pipeline, loader, names)
         except KeyboardInterrupt:
             if checkpoint.exists():
                 progress.say(f"The same command goes on from {checkpoint}.")
@@ -89,8 +89,8 @@ def rehearse(pipeline: Pipeline, progress: Progress = SILENT) -> Rehearsal:
         torch.manual_seed(pipeline.seed)
         pipeline = replace(pipeline, pattern=_rehearsed(pipeline))
         loader = _loader(pipeline, rehearsal_rows=batch_size)
-        acdc = _train(pipeline, short, loader, progress, None, steps)
-        counts = _save(acdc, Path(folder) / "pair", pipeline, loader).record.pattern.layers
+        acdc, names = _train(pipeline, short, loader, progress, None, steps)
+        counts = _save(acdc, Path(folder) / "pair", pipeline, loader, names).record.pattern.layers
     layers = {name: PrunedLayer(count.zeros, count.total) for name, count in counts.items()}
     return Rehearsal(tuple(steps), batch_size, layers, acdc.left_dense)
 
@@ -176,7 +176,7 @@ def _check_length(settings: Training, schedule: Schedule) -> None:
         )
 
 
-def _save(acdc: ACDC, out: str | Path, pipeline: Pipeline, loader: BatchLoader) -> Pair:
+def _save(acdc: ACDC, out: str | Path, pipeline: Pipeline, loader: BatchLoader, names: tuple[str, ...]) -> Pair:
     inputs = loader.examples(ROWS)
     return acdc.save_pair(
         out,
@@ -185,6 +185,7 @@ def _save(acdc: ACDC, out: str | Path, pipeline: Pipeline, loader: BatchLoader) 
         pipeline=pipeline.text or None,
         seed=pipeline.seed,
         input_names=list(inputs) if len(inputs) > 1 else None,
+        classes=names,
     )
 
 
@@ -195,12 +196,15 @@ def _train(
     progress: Progress,
     checkpoint: Path | None,
     durations: list[tuple[str, float]] | None = None,
-) -> ACDC:
-    """Train both halves, epoch for epoch (or step for step). `durations` gets the kind and the seconds of each."""
+) -> tuple[ACDC, tuple[str, ...]]:
+    """Train both halves, epoch for epoch (or step for step). `durations` gets the kind and the seconds of each.
+
+    Returns the run, and the names of the classes for the pair.
+    """
     settings = pipeline.training
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = models.build(pipeline.model.name, pipeline.model.arguments)
-    _check_fit(pipeline, model, loader)
+    names = _check_fit(pipeline, model, loader)
     model = model.to(device)
     if schedule.unit == "step" and checkpoint and not loader.resumable:
         raise UsageError(
@@ -268,7 +272,7 @@ def _train(
             if durations is not None:
                 durations.append((epoch.kind if epoch.half == "sparse" else "twin", perf_counter() - start))
             advance(1, detail=_detail(epoch, acdc.sparsity, loss))
-    return acdc
+    return acdc, names
 
 
 class _TrainingConfiguration:
@@ -371,8 +375,11 @@ def _rate(settings: Training, length: int, epoch: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def _check_fit(pipeline: Pipeline, model: nn.Module, loader: BatchLoader) -> None:
-    """Check that the model takes the inputs, and has an output for each label. Raises `UsageError`."""
+def _check_fit(pipeline: Pipeline, model: nn.Module, loader: BatchLoader) -> tuple[str, ...]:
+    """Check that the model takes the inputs, and has an output for each label. Raises `UsageError`.
+
+    Returns the names of the classes; none where the model has other outputs than these.
+    """
     inputs = loader.examples(2)
     try:
         model.eval()
@@ -392,6 +399,13 @@ def _check_fit(pipeline: Pipeline, model: nn.Module, loader: BatchLoader) -> Non
             f"labels up to {loader.classes - 1}.",
             "Let it give one logit for each class, (N, classes).",
         )
+    if loader.listed and shape[1] != len(loader.names):
+        raise UsageError(
+            f"The model '{pipeline.model.name}' tells {shape[1]} classes apart, and '{pipeline.data.train}' has "
+            f"{len(loader.names)}: nothing would say which outputs are theirs.",
+            f"Let it give {len(loader.names)} logits (most models take `classes` or `num_classes` under [model]).",
+        )
+    return loader.names if shape[1] == len(loader.names) else ()
 
 
 def _detail(epoch: Epoch, sparsity: float, loss: float) -> str:

@@ -52,6 +52,7 @@ def write_pair(
     output_names: Sequence[str] | None = None,
     judged_output: str | None = None,
     batch_size: int | None = None,
+    classes: Sequence[str] = (),
 ) -> pair.Pair:
     """Write the pair of `model` with the state dicts `sparse` and `dense` to the folder `path`.
 
@@ -85,6 +86,8 @@ def write_pair(
     twin = {key: states["dense"][key] for key in pruned}
     twin_nonzeros = {key: int(weight.count_nonzero()) for key, weight in twin.items()}
     cost, cost_unknown = _cost(networks["dense"], inputs, phases, twin_nonzeros)
+    judged = _judged(logits["sparse"], judged_output)
+    names = _class_names(classes, judged, logits["sparse"][judged])
     record = pair.Record(
         name=name or path.name,
         inputs=_specs(inputs, batch_size),
@@ -110,7 +113,8 @@ def write_pair(
         pipeline=pipeline,
         seed=seed,
         metrics=metrics,
-        judged_output=_judged(logits["sparse"], judged_output),
+        judged_output=judged,
+        classes=names,
         tools={"acdc-export": __version__, "torch": torch.__version__, "onnx": version("onnx")},
     )
 
@@ -144,6 +148,25 @@ def _judged(outputs: Mapping[str, Tensor], asked: str | None) -> str:
         stacklevel=2,
     )
     return judged
+
+
+def _class_names(classes: Sequence[str], judged: str, output: Tensor) -> tuple[str, ...]:
+    """The names of the classes. Raises `UsageError` unless there is a different one for each logit."""
+    if isinstance(classes, str):
+        raise UsageError("classes is a single string.", "Give a list of names, one for each logit.")
+    names = tuple(classes)
+    if not names:
+        return ()
+    repeated = next((name for at, name in enumerate(names) if name in names[:at]), None)
+    if repeated is not None or not all(isinstance(name, str) and name.strip() for name in names):
+        problem = f"{repeated!r} is there twice" if repeated is not None else "one is empty or no string"
+        raise UsageError(f"classes: {problem}.", "Give a different name for each class, in the order of the logits.")
+    if output.ndim == 2 and output.shape[1] != len(names):
+        raise UsageError(
+            f"classes has {len(names)} names, and the output '{judged}' tells {output.shape[1]} classes apart.",
+            "Give one for each logit, in their order.",
+        )
+    return names
 
 
 def _cost(

@@ -337,3 +337,17 @@ def test_the_example_of_a_loop_of_ones_own_runs(tmp_path, capsys):
     accuracy = {half: metrics["accuracy"] for half, metrics in pair.record.metrics.items()}
     assert min(accuracy.values()) > 0.94
     assert 0.9 <= pair.record.pattern.achieved < 0.91
+
+
+def test_the_pair_holds_the_names_of_the_classes(pipeline, tmp_path):
+    arrays = dict(np.load(tmp_path / "bright.npz"))
+    np.savez(tmp_path / "bright.npz", **arrays, classes=["dark", "grey", "light"])
+    assert train(pipeline, tmp_path / "pair").record.classes == ("dark", "grey", "light")
+
+
+def test_a_listing_of_fewer_classes_than_logits_is_refused_before_training(pipeline, tmp_path):
+    """Which logits were theirs would be lost: such data could not be judged by."""
+    arrays = np.load(tmp_path / "bright.npz")
+    np.savez(tmp_path / "bright.npz", x=arrays["x"], y=arrays["y"] % 2, classes=["even", "odd"])
+    with pytest.raises(UsageError, match="tells 3 classes apart, and .* has 2"):
+        train(pipeline, tmp_path / "pair")
