@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import signal
 import sys
 from typing import Any
@@ -20,11 +21,19 @@ def _interrupt(number: int, frame: Any) -> None:
     raise _Interrupt
 
 
+def _print_whatever_the_encoding() -> None:
+    """Have characters that the encoding of a stream lacks (latin-1, ASCII) written as escapes, and not raise."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
+
+
 def main() -> None:
     """The console script."""
     signal.signal(signal.SIGTERM, _interrupt)  # what CI and containers end a job with
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # and not ignored, as nohup would have it
         signal.signal(signal.SIGINT, _interrupt)
+    _print_whatever_the_encoding()
     try:
         from .cli import main as command
 

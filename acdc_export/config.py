@@ -63,6 +63,7 @@ class Training:
     warmup_epochs: Annotated[int, Ge(0)] = 0
     milestones: tuple[Positive, ...] = ()  # a tenth of the rate after each of these epochs, instead of the cosine
     epochs: Positive | None = None  # of the run; where it is given, the schedule has to be as long
+    drop_last: bool = True  # leave out the last batch of an epoch where it is smaller; one of a single sample always is
     shift: Annotated[int, Ge(0)] = 0  # augmentation of data in memory: random shifts by up to so many pixels
     label_smoothing: Annotated[float, Ge(0), Lt(1)] = 0.0
     clip_norm: Annotated[float, Gt(0)] | None = None  # the longest that the gradient of a step may be
@@ -107,8 +108,12 @@ class Pattern:
     scope: Literal["global", "uniform"] = "global"
     overrides: dict[str, Annotated[float, Gt(0), Lt(1)]] = field(default_factory=dict)  # of single layers
     exclude: tuple[str, ...] = ()  # layers left dense, by name or shell pattern,
-    exclude_types: tuple[Literal["Linear", "Conv1d", "Conv2d", "Conv3d", "depthwise"], ...] = ()  # by type,
+    exclude_types: tuple[  # by type,
+        Literal["Linear", "Conv1d", "Conv2d", "Conv3d", "depthwise", "MultiheadAttention"], ...
+    ] = ()
     exclude_below: Annotated[int, Ge(0)] = 0  # or with fewer weights than this
+    recurrent: bool = False  # whether the matrices of LSTM, GRU and RNN layers are pruned, too
+    layer_collapse: Literal["warn", "refuse"] = "warn"  # where every weight of a layer would be zero
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from .errors import AcdcExportError, OutputError
+from .errors import AcdcExportError, OutputError, UsageError
 
 T = TypeVar("T")
 
@@ -28,6 +28,21 @@ _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # fcntl.h, linux/fs.h
 def is_name(text: str) -> bool:
     """Whether `text` is a plain name of a folder or file, without separators or a way upwards."""
     return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", text) is not None
+
+
+def expanded(path: Path, remedy: str) -> Path:
+    """The path with its `~` or `~user` expanded.
+
+    Raises:
+        UsageError: it is not known: HOME is not set and this user has no entry in passwd, or `user` has none.
+    """
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        whose = (
+            "HOME is not set and this user has no entry in passwd" if path.parts[0] == "~" else "no such user is here"
+        )
+        raise UsageError(f"{path}: the home folder {path.parts[0]} is not known: {whose}.", remedy) from None
 
 
 @dataclass(frozen=True)

@@ -165,7 +165,8 @@ class DeployOptions(EngineOptions):
     threads: Annotated[
         Many[int],
         Option(
-            "Physical cores to use, by default all. Of several numbers each is measured, and the greatest is judged.",
+            "Physical cores to use, by default all that a CPU quota allows. Of several numbers each is measured, "
+            "and the greatest is judged.",
             metavar="N",
             minimum=1,
         ),
@@ -261,7 +262,9 @@ class BundleOptions(EngineOptions):
     target: Annotated[
         str | None, Option("The folder of the bundle's target, where that is not a built-in one.", metavar="FOLDER")
     ] = None
-    threads: Annotated[int | None, Option("Physical cores to use, by default all.", metavar="N")] = None
+    threads: Annotated[
+        int | None, Option("Physical cores to use, by default all that a CPU quota allows.", metavar="N")
+    ] = None
 
     def machine(self) -> "Machine":
         """This machine, with as many cores as are asked for. Raises `UsageError`."""

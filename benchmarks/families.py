@@ -123,7 +123,7 @@ _TORCHVISION = ("resnet18", "resnet50", "mobilenet_v2", "efficientnet_b0", "vgg1
 FAMILIES: dict[str, tuple[str, Callable[[], nn.Module], Callable[[], dict[str, torch.Tensor]]]] = {
     **{name: ("torchvision", partial(_torchvision, name), _IMAGENET) for name in _TORCHVISION},
     "mobilenet_v1": ("torch", partial(models.build, "mobilenet_v1", {}), _IMAGENET),
-    "wide_resnet_28_10": ("torch", partial(models.build, "wide_resnet", {}), partial(_images, 32)),
+    "wide_resnet_28_10": ("torch", partial(models.build, "wide_resnet_original", {}), partial(_images, 32)),
     "vit_s_16": ("torchvision", _vit_s, _IMAGENET),
     "bert_base": ("transformers", _bert, _sentences),
 }

@@ -9,6 +9,7 @@ import pytest
 
 from acdc_export import export, verify
 from acdc_export.errors import CalibrationError, UsageError
+from acdc_export.inspection import inspect
 from acdc_export.pair import Pair
 
 from .conftest import SIDE
@@ -77,6 +78,9 @@ def test_integers_that_a_runtime_makes_by_itself(
     assert "quantization.drop <= 1.0" in {gate.gate for gate in report.gates}
     checked = verify(bundle.path, target=target)
     assert all(check.status == "pass" for check in checked.checks if check.gate.startswith(("files", "golden")))
+    (part,) = inspect(bundle.path).parts  # zeros are counted, or it is said why not
+    assert bool(part.weights) == (name == "onnxruntime")
+    assert bool(part.uncounted) == (name == "openvino")
     with pytest.raises(UsageError, match="there is no such layer") as caught:
         export(pair, target, precision="int8", keep_fp32=["conv2.weight"], **options)  # type: ignore[arg-type]
     assert "Runtimes that quantize by themselves keep none" in caught.value.remedy

@@ -17,7 +17,7 @@ from ..evidence import batches, parity
 from ..evidence.engine import Engine
 from ..evidence.parity import Parity
 from ..options import BundleOptions
-from ..pair import Half
+from ..pair import Expected, Half
 from ..records.check import BundleFacts
 
 
@@ -44,6 +44,13 @@ class LoadedBundle:
             precision=self.bundle.manifest.precision,
             wait=False,
         )
+
+    @property
+    def expected(self) -> Expected:
+        """What samples have to be like to judge this bundle by them."""
+        manifest, classes = self.bundle.manifest, self.bundle.report.pair.classes
+        judged = next((spec for spec in manifest.outputs if spec.name == manifest.judged_output), manifest.outputs[0])
+        return Expected(str(self.bundle.path), manifest.inputs, judged, self.bundle.golden_inputs, classes)
 
     def inputs(self) -> dict[str, NDArray[Any]]:
         """One batch of the golden inputs by name, filled up where there are fewer."""

@@ -19,7 +19,7 @@ from ..evidence.gates import Gate, GateError, Verdict, judge, parse, sampled, se
 from ..evidence.latency import Alternation, Latency, Plan, Samples
 from ..evidence.metrics import Facts, Scope
 from ..evidence.parity import Parity
-from ..machine import Machine
+from ..machine import Machine, quota_notes
 from ..pair import named
 from ..progress import Progress
 from ..records.check import BundleFacts, Check, Kind
@@ -131,6 +131,7 @@ def conduct(setup: Setup) -> tuple[Check, dict[str, Samples]]:
         notes=(
             *setup.notes,
             *(baseline.notes(entry) if entry else ()),
+            *_accuracy_notes(setup, static.accuracy),
             *_notes(setup, new, old, timed.sparse),
             *timed.notes,
         ),
@@ -186,7 +187,7 @@ def _accuracy(setup: Setup, new: Engine, old: Engine, alpha: float) -> Accuracy 
     return accuracy.measure(
         new,
         old,
-        named(setup.data, manifest.inputs, size),
+        named(setup.data, setup.new.expected, size),
         output=manifest.judged_output or manifest.outputs[0].name,
         batch_size=setup.new.batch_size,
         alpha=alpha,
@@ -287,8 +288,21 @@ def machine_class(machine: Machine, bundle_facts: BundleFacts) -> MachineClass:
     return MachineClass(machine.processor, bundle_facts.instruction_set, len(machine.cpus))
 
 
+def _accuracy_notes(setup: Setup, right: Accuracy | None) -> list[str]:
+    """Where the accuracy is so odd that the samples may be to blame."""
+    if right is None or setup.old is None:
+        return []
+    return accuracy.doubts(
+        right,
+        {
+            f"{age} bundle's sparse half": loaded.bundle.report.pair.metrics.get("sparse", {})
+            for age, loaded in (("new", setup.new), ("old", setup.old))
+        },
+    )
+
+
 def _notes(setup: Setup, new: BundleFacts, old: BundleFacts | None, sparse: Latency) -> list[str]:
-    notes = latency.notes(sparse)
+    notes = [*quota_notes(len(setup.machine.cpus)), *latency.notes(sparse)]
     if len(setup.machine.cpus) == 1:
         notes.append("One core was measured on: this program shares it with what it measures.")
     if old and setup.old and old.parity > setup.old.bundle.manifest.tolerance:

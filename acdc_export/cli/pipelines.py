@@ -42,7 +42,7 @@ def show(name: PipelineName, output: Output) -> None:
     """Print a pipeline's TOML."""
     from .. import resources
 
-    output.text(resources.find("pipelines", name).read_text(), newline=False)
+    output.text(resources.find("pipelines", name).read_text(encoding="utf-8"), newline=False)
 
 
 @app.command()

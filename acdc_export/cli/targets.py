@@ -48,7 +48,7 @@ def show(name: TargetName, output: Output) -> None:
     """Print a target's target.toml."""
     from .. import resources
 
-    output.text((resources.find("targets", name) / "target.toml").read_text(), newline=False)
+    output.text((resources.find("targets", name) / "target.toml").read_text(encoding="utf-8"), newline=False)
 
 
 @app.command()

@@ -25,6 +25,8 @@ def _part(first: int) -> tuple[NDArray[Any], NDArray[Any]]:
     return np.ascontiguousarray(x[first::2]), labels[first::2].astype(np.int64)
 
 
+CLASSES = tuple("0123456789")
+
 PARTS: Mapping[str, Callable[[], tuple[NDArray[Any], NDArray[Any]]]] = {
     "train": lambda: _part(0),
     "test": lambda: _part(1),

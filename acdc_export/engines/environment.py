@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import errno
 import fcntl
 import json
@@ -14,7 +15,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import Literal
 
 from ..config import HOST, Runtime, Target
-from ..errors import RuntimeUnavailable
+from ..errors import RuntimeUnavailable, UsageError
 from ..files import new_folder, output_errors, write_json
 from ..progress import SILENT, Progress
 from . import licenses, spec
@@ -36,7 +37,29 @@ RECORD = "environment.json"
 _PROBE = "import sys, ensurepip, venv; print('%d.%d' % sys.version_info[:2])"
 _PROBE_SECONDS = 20.0
 _COMPARE = {">=": operator.ge, "<=": operator.le, "==": operator.eq, ">": operator.gt, "<": operator.lt}
-_LEFT_OUT = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "PIP_TARGET", "PIP_PREFIX", "PIP_ROOT")
+_LEFT_OUT = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")
+_WHERE_FROM = frozenset(
+    [
+        "index-url",
+        "extra-index-url",
+        "find-links",
+        "no-index",
+        "trusted-host",
+        "keyring-provider",
+        "cert",
+        "client-cert",
+        "proxy",
+        "retries",
+        "resume-retries",
+        "timeout",
+        "default-timeout",
+        "cache-dir",
+        "no-cache-dir",
+    ]
+)
+"""The user's settings of pip that count, of its variables and of its files: where packages come from. All others would
+change what is installed, or where: constraint, dry-run, no-deps, pre, target, user and those that pip will have."""
+
 _OFFLINE = re.compile(
     r"from versions: none|connection broken|Max retries exceeded|Failed to establish|name resolution"
     r"|unreachable|timed out|ConnectTimeout|ReadTimeout|ProxyError|SSLError|IncompleteRead",
@@ -129,6 +152,8 @@ def status(target: Target) -> Status:
         _interpreter(target.runtime)
     except RuntimeUnavailable as error:
         return Status("unavailable", error.message)
+    except UsageError as error:  # there is no folder to put it in
+        return Status("unavailable", f"{error.message} {error.remedy}")
     if not licenses.is_accepted(target):
         return Status("installable", f"on first use, with --accept-license {target.runtime.name}")
     return Status("installable", "on first use")
@@ -245,7 +270,8 @@ def _on_path(name: str) -> Iterator[Path]:
     for folder in os.get_exec_path():
         path = Path(folder or ".") / name
         real = os.path.realpath(path)
-        if real not in seen and path.is_file() and os.access(path, os.X_OK):
+        # In this order: in a folder that is closed to us, is_file raises.
+        if real not in seen and os.access(path, os.X_OK) and path.is_file():
             seen.add(real)
             yield path.absolute()
 
@@ -311,8 +337,10 @@ def _build(asked: EnvironmentSpec, python: Path, folder: Path, progress: Progres
             "--no-input",
             "--disable-pip-version-check",
         ]
+        given = _run([*pip, "config", "list"], asked, temporary, lambda line: None, _variables(files=True))
+        settings = {**_variables(), **_from_files(given)}
         if asked.locked is not None and "setuptools" not in asked.locked:  # up to 3.11, venv brings it with pip
-            _run([*pip, "uninstall", "--yes", "setuptools"], asked, temporary, lambda line: None)
+            _run([*pip, "uninstall", "--yes", "setuptools"], asked, temporary, lambda line: None, settings)
         file = _requirements_file(asked, temporary / _BUILDING)
         install = [*pip, "install", "--progress-bar", "off", *asked.options, "-r", file]
         done = 0.1
@@ -328,9 +356,9 @@ def _build(asked: EnvironmentSpec, python: Path, folder: Path, progress: Progres
                 advance((0.8 - done) * 0.1, Path(step[2]).name)
                 done += (0.8 - done) * 0.1
 
-        _run(install, asked, temporary, follow)
+        _run(install, asked, temporary, follow, settings)
         advance(0.95 - done, "taking stock")
-        said = _run([*pip, "list", "--format", "json"], asked, temporary, lambda line: None)
+        said = _run([*pip, "list", "--format", "json"], asked, temporary, lambda line: None, settings)
         listed = json.loads(next(line for line in said if line.startswith("[{")))  # warnings may stand around it
         locked = {item["name"]: item["version"] for item in listed if item["name"] != "pip"}
         if differences := asked.differences(locked):
@@ -362,7 +390,11 @@ def _requirements_file(asked: EnvironmentSpec, folder: Path) -> Path:
 
 
 def _run(
-    command: Sequence[str | Path], asked: EnvironmentSpec, folder: Path, on_line: Callable[[str], None]
+    command: Sequence[str | Path],
+    asked: EnvironmentSpec,
+    folder: Path,
+    on_line: Callable[[str], None],
+    variables: dict[str, str] | None = None,
 ) -> list[str]:
     """Run a step of an installation and return the lines of its output; whatever happens, it has ended.
 
@@ -379,7 +411,10 @@ def _run(
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
-        env={**_variables(), "TMPDIR": str(folder / _BUILDING)},  # what an interrupted pip leaves goes with the folder
+        env={
+            **(variables or _variables()),
+            "TMPDIR": str(folder / _BUILDING),
+        },  # what an interrupted pip leaves goes with the folder
         start_new_session=True,  # with the compilers that it may start, one group to end
     )
     assert process.stdout is not None
@@ -420,7 +455,39 @@ def _failure(asked: EnvironmentSpec, lines: list[str]) -> RuntimeUnavailable:
     return RuntimeUnavailable(problem, remedy if asked.locked is None else locked)
 
 
-def _variables() -> dict[str, str]:
-    """Our environment variables without those that would lead an interpreter or pip out of its own folder."""
-    kept = {name: value for name, value in os.environ.items() if name not in _LEFT_OUT}
-    return {**kept, "PIP_USER": "0"}
+def _variables(*, files: bool = False) -> dict[str, str]:
+    """Our environment variables without those that would lead an interpreter or pip elsewhere.
+
+    pip's own files of settings are not read, unless `files`: then by the user's PIP_CONFIG_FILE.
+    """
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in _LEFT_OUT and (not name.startswith("PIP_") or _setting(name) in _WHERE_FROM)
+    }
+    if not files:
+        return {**kept, "PIP_CONFIG_FILE": os.devnull}  # pip's documentation: then it reads no file at all
+    return {**kept, **{name: os.environ[name] for name in ("PIP_CONFIG_FILE",) if name in os.environ}}
+
+
+def _setting(variable: str) -> str:
+    return variable.removeprefix("PIP_").lower().replace("_", "-")
+
+
+def _from_files(listed: Sequence[str]) -> dict[str, str]:
+    """What pip's files say of where packages come from, as variables. `listed` is what `pip config list` prints.
+
+    The variables that the user has set go before, and [install] before [global], as in pip.
+    """
+    settings = {}
+    for section in ("global", "install"):
+        for line in listed:
+            name, sign, value = line.partition("=")
+            setting = name.removeprefix(f"{section}.").lower().replace("_", "-")
+            if not (sign and name.startswith(f"{section}.") and setting in _WHERE_FROM):
+                continue
+            variable = f"PIP_{setting.upper().replace('-', '_')}"
+            if not os.environ.get(variable):
+                with suppress(ValueError, SyntaxError):
+                    settings[variable] = str(ast.literal_eval(value))
+    return settings

@@ -26,7 +26,6 @@ SAMPLES = 128
 """How many samples calibration takes."""
 
 _ROWS = 8  # that are read at once
-_FAR = 4.0  # times as wide, or away from the mean, as the pair's own inputs: not prepared as those were
 
 
 def calibrate(
@@ -66,27 +65,11 @@ def calibrate(
 
 def _samples(pair: Pair, data: Data) -> dict[str, NDArray[Any]]:
     """The calibration samples, by input."""
-    parts = [inputs for inputs, _ in named(data.sample(SAMPLES), pair.record.inputs, _ROWS)]
+    expected = replace(pair.expected, labelled=False, unlike=CalibrationError)
+    parts = [inputs for inputs, _ in named(data.sample(SAMPLES), expected, _ROWS)]
     if not parts:
         raise CalibrationError("There are no samples to calibrate with.", "Give some of the training split.")
-    samples = {spec.name: np.concatenate([inputs[spec.name] for inputs in parts]) for spec in pair.record.inputs}
-    for name, array in samples.items():
-        if array.dtype.kind == "f":
-            _check_like(name, array, pair.reference.inputs[name])
-    return samples
-
-
-def _check_like(name: str, given: NDArray[Any], known: NDArray[Any]) -> None:
-    """Raises `CalibrationError` for samples that were scaled otherwise than the pair's own inputs."""
-    spread, expected = float(given.std()), float(known.std())
-    away = abs(float(given.mean()) - float(known.mean()))
-    if not np.isfinite(spread) or spread > _FAR * expected or expected > _FAR * spread or away > _FAR * expected:
-        raise CalibrationError(
-            f"The calibration samples have {name} from {given.min():.3g} to {given.max():.3g}, with a standard "
-            f"deviation of {spread:.3g}; the pair's inputs run from {known.min():.3g} to {known.max():.3g}, with "
-            f"{expected:.3g}.",
-            "Prepare them as for training: is the normalisation missing?",
-        )
+    return {spec.name: np.concatenate([inputs[spec.name] for inputs in parts]) for spec in pair.record.inputs}
 
 
 def dequantized_references(

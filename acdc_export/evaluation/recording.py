@@ -52,8 +52,9 @@ def report(results: StaticResults, timed: Timed, *, deployable: bool, notes: Ite
             scope=record.pattern.scope,
             sparsity=record.pattern.sparsity,
             metrics=record.metrics,
-            history=record.history,
+            history=record.counted_history,
             left_dense=record.pattern.left_dense,
+            classes=record.classes,
             reference=record.reference.computed_by,
         ),
         target=TargetFacts(

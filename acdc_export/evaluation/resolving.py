@@ -14,7 +14,7 @@ from ..evidence import metrics, stats
 from ..evidence.gates import Gate, GateError, parse, sampled
 from ..evidence.metrics import Scope
 from ..lowering import Deployment
-from ..machine import Machine
+from ..machine import Machine, quota_notes
 from ..options import DeploymentRequest, DeployOptions
 from ..pair import Pair
 
@@ -84,6 +84,7 @@ def resolve(pair: Pair, request: DeploymentRequest, options: DeployOptions, pipe
     sizes, gated = _batch_sizes(pair, options, judging or request.deployments[0][0].benchmark)
     calibration = _calibration_data(options.calibrate, pipeline, request, notes)
     machine = options.machine()
+    notes += quota_notes(len(machine.cpus))
     unmeasured = [
         metrics.unmeasured(_scope(target, precision, samples is not None)) for target, precision in request.deployments
     ]

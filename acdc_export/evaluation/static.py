@@ -76,6 +76,7 @@ def examine(evaluation: Evaluation, alpha: float) -> StaticResults:
         profile=runs.profile,
         notes=(
             *runs.notes,
+            *_accuracy_notes(evaluation, runs.accuracy),
             *_micro_batch_notes(models),
             *_fast_path_notes(structure),
             *_int8_notes(evaluation, models, runs.accuracy, runs.quantization),
@@ -247,6 +248,14 @@ def _micro_batch_notes(models: Models) -> list[str]:
     return notes
 
 
+def _accuracy_notes(evaluation: Evaluation, right: Accuracy | None) -> list[str]:
+    """Where the accuracy is so odd that the samples may be to blame."""
+    if right is None:
+        return []
+    recorded = evaluation.pair.record.metrics
+    return accuracy.doubts(right, {"sparse half": recorded.get("sparse", {}), "dense twin": recorded.get("dense", {})})
+
+
 def _fast_path_notes(structure: Structure) -> list[str]:
     notes = []
     if structure.unsupported:
@@ -317,11 +326,13 @@ def _costly_notes(evaluation: Evaluation, int8: Int8, right: Accuracy, cost: Acc
 def check_accuracy(evaluation: Evaluation, sparse: Engine, dense: Engine, data: Data, alpha: float) -> Accuracy:
     """Judge two engines on the same samples, at the gated batch size."""
     size = 8 * evaluation.gated  # samples read at once; the engines get them in their own batches
+    judged = next(spec for spec in evaluation.pair.record.outputs if spec.name == evaluation.judged)
+    expected = replace(evaluation.pair.expected, judged=judged)
     with evaluation.progress.task("accuracy", -(-data.count // size) if data.count else 0) as advance:
         return accuracy.measure(
             sparse,
             dense,
-            _advancing(named(data, evaluation.pair.record.inputs, size), advance),
+            _advancing(named(data, expected, size), advance),
             output=evaluation.judged,
             batch_size=evaluation.gated,
             alpha=alpha,

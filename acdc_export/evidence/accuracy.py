@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,6 +13,12 @@ from ..errors import UsageError
 from . import batches, stats
 from .engine import Arrays, Engine
 from .measurement import Measurement
+
+RECORDED = ("accuracy", "acc", "top1", "top_1", "acc1", "acc_1", "val_accuracy", "val_acc", "test_accuracy", "test_acc")
+"""What training loops call the accuracy of samples that they don't train on; parts of one up to 1, else percent."""
+
+FAR = 10.0
+"""Points between the accuracy that was recorded and the measured one from which on it is said."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +89,43 @@ def measure(
         )
     counted = _count(labels, np.concatenate(sparse_batches), np.concatenate(dense_batches), alpha)
     return replace(counted, output=output)
+
+
+def doubts(accuracy: Accuracy, recorded: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """Say where an accuracy is so far from what training recorded, or so near chance, that the data may be to blame.
+
+    Args:
+        accuracy: of both halves.
+        recorded: what both are called in the notes, and the metrics of their training, in percent or parts of one;
+            those that are called as in `RECORDED` count.
+    """
+    notes = []
+    sides = dict(zip(recorded, (accuracy.sparse, accuracy.dense), strict=True))
+    for name, measured in sides.items():
+        value = _recorded(recorded[name])
+        if value is not None and abs(measured.value - value) > FAR and not measured.low <= value <= measured.high:
+            notes.append(
+                f"The {name} gets {measured.value:.1f} % right, far from the {value:.1f} % that its training recorded: "
+                "it may be overfitted, or the samples prepared or numbered otherwise than for training."
+            )
+    if len(accuracy.classes) > 1:
+        most = max(accuracy.classes, key=lambda counts: counts.samples)
+        share = 100 * most.samples / accuracy.samples
+        near = [f"the {name} ({side.value:.1f} %)" for name, side in sides.items() if side.low <= share]
+        if near:
+            notes.append(
+                f"Near chance: {' and '.join(near)} can't be told from always answering class {most.label}, which is "
+                f"right for {share:.1f} %."
+            )
+    return notes
+
+
+def _recorded(metrics: Mapping[str, float]) -> float | None:
+    """The top-1 accuracy in percent that training recorded; None where nothing is called so."""
+    for name, value in metrics.items():
+        if name.lower().replace("-", "_").split("/")[-1] in RECORDED and 0 <= value <= 100:
+            return 100 * value if value <= 1 else value
+    return None
 
 
 def _classes(logits: NDArray[Any]) -> NDArray[Any]:

@@ -12,12 +12,13 @@ from ..errors import UsageError, nearest
 from .arguments import require_fit
 from .mobilenet import mobilenet_v1
 from .residual import residual_cnn, resnet_cifar
-from .wide import wide_resnet
+from .wide import wide_resnet, wide_resnet_original
 
 BUILT_IN: dict[str, Callable[..., nn.Module]] = {
     "residual_cnn": residual_cnn,
     "resnet_cifar": resnet_cifar,
     "wide_resnet": wide_resnet,
+    "wide_resnet_original": wide_resnet_original,
     "mobilenet_v1": mobilenet_v1,
 }
 

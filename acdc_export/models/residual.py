@@ -27,7 +27,8 @@ def resnet_cifar(depth: int = 20, classes: int = 10, channels: int = 3) -> nn.Mo
     """Build the ResNet for 32x32 images of He et al. 2015 (arXiv:1512.03385, section 4.2), 20 to 110 layers deep.
 
     It takes (N, channels, 32, 32), and gives (N, classes). Where a stage begins, the shortcut is a 1x1 convolution, as
-    in the AC/DC authors' own network; He et al. have no weights there. Depth 20 has 22 layers to prune.
+    in the AC/DC authors' own network; He et al. have no weights there. Their names and their start are its own too:
+    convolutions from N(0, sqrt(2 / (k k out_channels))). Depth 20 has 22 layers to prune.
     Raises `UsageError` for numbers that are not positive, and for depths other than 6 n + 2.
     """
     require_positive("resnet_cifar", depth=depth, classes=classes, channels=channels)
@@ -62,6 +63,9 @@ class _ResNetCIFAR(nn.Module):
         self.layer2 = nn.Sequential(_Block(16, 32, stride=2), *(_Block(32, 32) for _ in range(blocks - 1)))
         self.layer3 = nn.Sequential(_Block(32, 64, stride=2), *(_Block(64, 64) for _ in range(blocks - 1)))
         self.fc = nn.Linear(64, classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):  # the standard deviation is sqrt(2 / (kernel height * width * filters))
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.layer3(self.layer2(self.layer1(self.bn1(self.conv1(x)).relu())))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
 from ..files import Fingerprint, Upgrades, renamed
@@ -50,7 +50,9 @@ class PatternRecord:
     scope: str  # "global" or "uniform"; "group" for N:M
     sparsity: float  # aimed at: zeros / weights, over the pruned layers
     layers: dict[str, LayerCount]  # by the weight's name in the state dict, pruned layers only
-    left_dense: dict[str, str] = field(default_factory=dict)  # layers that it leaves dense, by module name, and why
+    # Weights of two dimensions or more that it leaves dense, and why: by module name where the parameter is called
+    # `weight`, else by the parameter's full name.
+    left_dense: dict[str, str] = field(default_factory=dict)
 
     @property
     def achieved(self) -> float:
@@ -92,6 +94,20 @@ class Record:
     preprocessing: dict[str, Any] = field(default_factory=dict)  # of raw samples: JSON values
     tools: dict[str, str] = field(default_factory=dict)  # versions of what wrote it
     files: dict[str, Fingerprint] = field(default_factory=dict)  # of everything else in the folder; set by `write`
+
+    @property
+    def counted_history(self) -> History | None:
+        """The history, with the totals of the pruned weights where an older release left them out."""
+        if self.history is None or self.history.totals:
+            return self.history
+        return replace(self.history, totals={name: layer.total for name, layer in self.pattern.layers.items()})
+
+    def is_zero_throughout(self, half: Half, name: str) -> bool:
+        """Whether the record itself says that a half keeps no weight of a pruned layer."""
+        if half == "sparse":
+            layer = self.pattern.layers.get(name)
+            return layer is not None and layer.zeros == layer.total
+        return self.history is not None and self.history.twin_nonzeros.get(name) == 0
 
     @property
     def batch_size(self) -> int | None:

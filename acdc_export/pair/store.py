@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from .. import files
 from ..errors import PairError
 from ..version import __version__
+from .inputs import Expected
 from .record import (
     HALVES,
     SCHEMA_VERSION,
@@ -80,7 +81,8 @@ class Pair:
 
         Raises:
             PairError: the folder is missing, half-written or altered, was written by a newer schema, or
-                holds weights that no engine should see (NaN, infinity, a layer of zeros only).
+                holds weights that no engine should see (NaN, infinity, a layer of zeros only that pair.json doesn't
+                name as such).
         """
         path = Path(path)
         record = _read_record(path)
@@ -96,6 +98,13 @@ class Pair:
     @property
     def name(self) -> str:
         return self.record.name
+
+    @property
+    def expected(self) -> Expected:
+        """What samples have to be like to judge or calibrate this pair by them."""
+        record = self.record
+        judged = next(spec for spec in record.outputs if spec.name == record.judged)
+        return Expected(f"the pair {self.path}", record.inputs, judged, self.reference.inputs, record.classes)
 
     @property
     def halves(self) -> tuple[Half, ...]:
@@ -122,12 +131,12 @@ class Pair:
 
         Whoever reads the ONNX has to ask for this: a pair is read without the tools to do so. Raises `PairError`.
         """
-        path, layers = self.onnx(half), self.record.pattern.layers
+        path, layers, told = self.onnx(half), self.record.pattern.layers, self.record.is_zero_throughout
         for weight in weights:
             problem = None
             if not weight.finite:
                 problem = "holds NaN or infinity"
-            elif weight.name in layers and weight.zeros == weight.total:
+            elif weight.name in layers and weight.zeros == weight.total and not told(half, weight.name):
                 problem = "is zero throughout"
             elif half == "sparse" and weight.name in layers and weight.zeros < layers[weight.name].zeros:
                 problem = f"has {weight.zeros} zeros, but pair.json says {layers[weight.name].zeros}"
@@ -288,10 +297,9 @@ def _check_state_dict(path: Path, record: Record, half: Half) -> None:
                 layer = missing.pop(name, None)
                 if layer is None:
                     continue
-                if not tensor.any():
+                if not tensor.any() and not record.is_zero_throughout(half, name):
                     raise PairError(
-                        f"{path}: every weight of {name} is zero.",
-                        "Train with a lower sparsity, or exclude that layer from the pattern.",
+                        f"{path}: every weight of {name} is zero, and pair.json doesn't say so.", _TRAIN_ANEW
                     )
                 zeros = tensor.size - int(np.count_nonzero(tensor))
                 if tensor.size != layer.total or (half == "sparse" and zeros < layer.zeros):

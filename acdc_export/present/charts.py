@@ -5,7 +5,11 @@ The colours are of Okabe and Ito's palette, which colour-blind readers can tell 
 
 from __future__ import annotations
 
+import atexit
 import math
+import os
+import shutil
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -45,11 +49,24 @@ _SMALL = 8  # points of a label's letters
 
 def available() -> bool:
     """Whether charts can be drawn here."""
+    _give_settings_a_folder()
     try:
         import matplotlib.figure  # noqa: F401
     except ImportError:
         return False
     return True
+
+
+def _give_settings_a_folder() -> None:
+    """Give matplotlib a folder where there is no home; it needs one, and raises otherwise while it is imported."""
+    if "MPLCONFIGDIR" in os.environ:
+        return
+    try:
+        Path.home()
+    except RuntimeError:
+        folder = tempfile.mkdtemp(prefix="acdc-export-matplotlib-")
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        os.environ["MPLCONFIGDIR"] = folder
 
 
 def write(path: Path, chart: Chart) -> None:
@@ -59,6 +76,7 @@ def write(path: Path, chart: Chart) -> None:
 
 def svg(chart: Chart) -> str:
     """A chart as an SVG document. Raises `RuntimeUnavailable` where the extra is not installed."""
+    _give_settings_a_folder()
     with extra("charts"):
         import matplotlib.figure  # noqa: F401
     with _styled():

@@ -5,42 +5,43 @@ from __future__ import annotations
 from ..patterns import GroupCounts, parse
 from ..records.inspection import Inspection, Part
 from . import training
-from .document import Document, Table
-from .format import count, percent
+from .document import Document, Section, Table
+from .format import percent
 
 
 def document(inspection: Inspection) -> Document:
     """How sparse each set of weights is, then its layers, then how it was trained."""
     trained = training.sections(inspection.training) if inspection.training else []
     headline, *summary = [_total(part) for part in inspection.parts] or ["Nothing here holds weights."]
-    tables = [table for part in inspection.parts for table in (_layers(part), _uncounted(part)) if table]
-    return Document(headline, tuple(summary), (*tables, *trained))
+    parts = [section for part in inspection.parts for section in _sections(part)]
+    return Document(headline, tuple(summary), (*parts, *trained))
+
+
+def _sections(part: Part) -> list[Section]:
+    """The weights that were counted, and those that could not be."""
+    sections: list[Section] = [_layers(part)] if part.weights else []
+    if part.uncounted:
+        rows = tuple((item.name, item.operator, item.reason) for item in part.uncounted)
+        sections.append(Table(f"{part.title}: not counted", ("weight", "operator", "why"), rows, text=True))
+    return sections
 
 
 def _counts(part: Part) -> tuple[str, str]:
     """The share of zeros, and the number of weights."""
     zeros, total = (sum(getattr(weight, what) for weight in part.weights) for what in ("zeros", "total"))
-    return percent(zeros, total), f"{total:,}"
+    return percent(zeros, max(1, total)), f"{total:,}"
 
 
 def _total(part: Part) -> str:
-    left = f"{count(len(part.uncounted), 'operator')} could not be counted" if part.uncounted else ""
     if not part.weights:
-        return f"{part.title}: {left or 'no weights'}"
+        return f"{part.title}: " + ("no weights that can be counted" if part.uncounted else "no weights")
     zeros, total = _counts(part)
-    return f"{part.title}: {zeros} zeros in {total} weights" + (f"; {left}" if left else "")
+    return f"{part.title}: {zeros} zeros in {total} weights"
 
 
-def _uncounted(part: Part) -> Table | None:
-    rows = tuple((each.name or "–", each.operator, each.reason) for each in part.uncounted)
-    return Table(f"{part.title}, not counted", ("layer", "operator", "why"), rows) if rows else None
-
-
-def _layers(part: Part) -> Table | None:
+def _layers(part: Part) -> Table:
     """A row for each weight, an asterisk where the pattern covers it."""
-    if not part.weights:
-        return None
-    kinds = list(part.weights[0].patterns)
+    kinds = list(part.weights[0].patterns) if part.weights else []
     headings = [_heading(name) for name in kinds]
     rows = [
         (

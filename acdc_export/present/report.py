@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ..evidence.accuracy import Accuracy
 from ..evidence.gates import Measurement
 from ..evidence.latency import Latency, throughput
@@ -84,7 +86,12 @@ def _details(report: Report) -> list[Table]:
     tables = [Table("Zeros in all weighted operators, after each pass", ("", "zeros", "weights", "share"), steps)]
     if report.accuracy:
         classes = tuple(
-            (str(counts.label), f"{counts.samples:,}", f"{counts.sparse:,}", f"{counts.dense:,}")
+            (
+                _class_name(counts.label, report.pair.classes),
+                f"{counts.samples:,}",
+                f"{counts.sparse:,}",
+                f"{counts.dense:,}",
+            )
             for counts in report.accuracy.classes
         )
         tables.append(Table("Right, by class", ("class", "samples", "sparse", "dense twin"), classes))
@@ -97,6 +104,12 @@ def _details(report: Report) -> list[Table]:
         columns = ("", "operator", "milliseconds", "share")
         tables.append(Table("Time by operator, as the runtime profiles the sparse half", columns, layers))
     return tables
+
+
+def _class_name(label: int, names: Sequence[str]) -> str:
+    """The number of a class, and its name where it has one."""
+    name = names[label] if label < len(names) else ""
+    return f"{label} {name}" if name not in ("", str(label)) else str(label)
 
 
 def _judged(name: str, accuracy: Accuracy) -> str:

@@ -31,7 +31,7 @@ def sections(training: Training) -> list[Section]:
     if history is None:
         shown.append(Notes("How it was trained", ("Nothing is known of how it was trained.",)))
     elif history.phases:
-        shown += [_chart(training.name, history), _phases(history)]
+        shown += [_chart(training.name, history), _phases(history), *_collapsed(history)]
     if history and history.cost:
         shown.append(_cost(history.cost))
     elif history and history.cost_unknown:
@@ -45,6 +45,23 @@ def left_dense(layers: Mapping[str, str]) -> Table:
     """The layers that a pattern leaves dense, and why."""
     rows = tuple((name or "(the model itself)", why) for name, why in layers.items())
     return Table("Layers left dense", ("layer", "why"), rows, text=True)
+
+
+def _collapsed(history: History) -> list[Notes]:
+    """The pruned layers that were zero throughout at the end of a phase, and those that are in a half."""
+    ends: dict[str, list[str]] = {}
+    for phase in history.phases:
+        for name in _empty(phase.nonzeros):
+            ends.setdefault(name, []).append(f"{phase.start}-{phase.end - 1}")
+    lines = [f"{name}: in {history.unit}s {', '.join(spans)}." for name, spans in ends.items()]
+    for half, nonzeros in (("sparse half", history.phases[-1].nonzeros), ("dense twin", history.twin_nonzeros)):
+        if names := _empty(nonzeros):
+            lines.append(f"The {half} keeps no weight of {', '.join(names)}: what these layers get has no effect.")
+    return [Notes("Layers that were zero throughout", tuple(lines))] if lines else []
+
+
+def _empty(nonzeros: Mapping[str, int]) -> list[str]:
+    return [name for name, count in nonzeros.items() if count == 0]
 
 
 def _chart(name: str, history: History) -> RunChart:
@@ -78,13 +95,12 @@ def _phases(history: History) -> Table:
     for epoch in history.epochs:
         at = next((number for number, phase in enumerate(history.phases) if epoch.index < phase.end), -1)
         last[at, epoch.half] = epoch
-    total = max(sum(phase.nonzeros.values()) for phase in history.phases)
     rows: list[tuple[str, ...]] = [
         (
             phase.kind,
             f"{phase.start}-{phase.end - 1}",
             *_end(last.get((number, "sparse"))),
-            percent(1 - sum(phase.nonzeros.values()) / total) if total else "",
+            _zeros(history, phase.nonzeros),
             _share(phase.changed),
             _share(phase.regrown),
         )
@@ -92,10 +108,18 @@ def _phases(history: History) -> Table:
     ]
     final = history.phases[-1]
     twin = last.get((len(history.phases) - 1, "dense"))
-    rows.append(("dense twin", f"{final.start}-{final.end - 1}", *_end(twin), percent(0), "", ""))
+    rows.append(
+        ("dense twin", f"{final.start}-{final.end - 1}", *_end(twin), _zeros(history, history.twin_nonzeros), "", "")
+    )
     columns = ("phase", f"{history.unit}s", "loss", "accuracy", "zeros", "masks changed", "regrown")
     title = "Training, at the end of each phase"
     return Table(title, columns, tuple(rows), optional=("regrown", "masks changed", "loss"))
+
+
+def _zeros(history: History, nonzeros: Mapping[str, int]) -> str:
+    """The share of zeros, where it was counted."""
+    share = history.zeros(nonzeros)
+    return "" if share is None else percent(share)
 
 
 def _cost(cost: Cost) -> Table:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -63,7 +64,16 @@ class History:
     unit: Literal["epoch", "step"] = "epoch"
     epochs: tuple[EpochRecord, ...] = ()
     cost: Cost | None = None
+    totals: dict[str, int] = field(default_factory=dict)  # elements of each pruned weight; empty where nobody counted
+    twin_nonzeros: dict[str, int] = field(default_factory=dict)  # at the twin's end, of each pruned weight; likewise
     cost_unknown: str | None = None  # why the cost is not known, as a phrase, where somebody tried to count it
+
+    def zeros(self, nonzeros: Mapping[str, int]) -> float | None:
+        """The share of zeros in the pruned weights, 0 to 1, where so many are not zero; None where that isn't known."""
+        total = sum(self.totals.values())
+        if not total or nonzeros.keys() != self.totals.keys():
+            return None
+        return 1 - sum(nonzeros.values()) / total
 
 
 def from_revived(history: dict[str, Any]) -> dict[str, Any]:

@@ -27,6 +27,7 @@ class PairFacts:
     metrics: dict[str, dict[str, float]]  # what its training recorded
     history: History | None  # None where nothing is known of its training
     left_dense: dict[str, str] = field(default_factory=dict)  # the layers that the pattern leaves dense, and why
+    classes: tuple[str, ...] = ()  # their names, in the order of the labels; empty where the pair has none
     reference: str = ""  # what computed the outputs that parity is judged by
 
 

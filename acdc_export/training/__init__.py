@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ..extras import extra
 
 if TYPE_CHECKING:
-    from .acdc import ACDC, Epoch, Step
+    from .acdc import ACDC, Epoch, Step, TrainingWarning
     from .loop import problems, rehearse, train
     from .pattern import NM, Blocks, Pattern, Unstructured
     from .schedule import Phase, Schedule
@@ -26,6 +26,7 @@ _HOMES = {
     "Phase": "schedule",
     "Schedule": "schedule",
     "Step": "acdc",
+    "TrainingWarning": "acdc",
     "Unstructured": "pattern",
     "problems": "loop",
     "rehearse": "loop",
@@ -41,6 +42,7 @@ __all__ = [
     "Phase",
     "Schedule",
     "Step",
+    "TrainingWarning",
     "Unstructured",
     "problems",
     "rehearse",

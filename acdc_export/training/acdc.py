@@ -27,6 +27,7 @@ from __future__ import annotations
 import copy
 import math
 import re
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -41,13 +42,18 @@ from ..files import check_file
 from ..pair import Half, check_place
 from ..records.history import EpochRecord, PhaseRecord
 from . import checkpoint as checkpoints
-from .enforcement import Enforcement, check_state, check_weights, reset_momentum
-from .pattern import Pattern
+from . import state as states
+from .enforcement import Enforcement, check_state, check_weights, reset_momentum, torch_optimizer
+from .pattern import Pattern, collapsed
 from .schedule import Kind, Phase, Schedule, Unit
 
 if TYPE_CHECKING:
     from ..pair import Pair
     from .network import ExampleInputs
+
+
+class TrainingWarning(UserWarning):
+    """Something that a run goes on from, and that whoever started it should know."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +87,8 @@ class ACDC:
 
     Args:
         model: may be compiled (`torch.compile`) or data-parallel.
-        optimizer: any whose state is known here: SGD, Adam, AdamW, NAdam, RAdam, Adamax, RMSprop and their like.
+        optimizer: any whose state is known here: SGD, Adam, AdamW, NAdam, RAdam, Adamax, RMSprop and their like. One
+            that is wrapped (by Accelerate or Lightning) is taken out of its wrapper.
         lr_scheduler: taken back for the twin; may be None.
         schedule, pattern: when the network is sparse, and which weights it then keeps.
         average: a running average of the model's weights (`torch.optim.swa_utils.AveragedModel`) that your loop
@@ -91,8 +98,13 @@ class ACDC:
             state, such as a GradScaler or a sampler. They are taken back for the twin, and kept in checkpoints.
 
     Raises:
-        UsageError: weights are frozen, can't be pruned, or are not the optimizer's; the optimizer's momentum is not
-            known here; the pattern doesn't fit the model.
+        UsageError: weights are frozen, can't be pruned, or are not the optimizer's; the optimizer's steps can't be
+            followed, or its momentum is not known here; the pattern doesn't fit the model; the model's state dict
+            doesn't hold its parameters.
+
+    Warns with `TrainingWarning` where every weight of a layer is dropped in a sparse phase. The layer comes back in the
+    next dense phase, and stays zero in the sparse half if the phase is the last. The pattern's `layer_collapse` can
+    refuse that instead.
     """
 
     def __init__(
@@ -112,25 +124,29 @@ class ACDC:
         self.phases: list[PhaseRecord] = []
         self._model = unwrapped(model)
         self._average = average
-        self._optimizer = optimizer
+        self._optimizer = optimizer = torch_optimizer(optimizer)
+        checkpoints.check_state_dict(self._model)
         self._parts = checkpoints.Parts(
             self._model, optimizer, lr_scheduler, (*also, *([] if average is None else [average]))
         )
         selection = pattern.select(self._model)
         self.left_dense = selection.dense
-        """The layers with weights that the pattern leaves dense, by module name, and why."""
+        """The weights of two dimensions or more that the pattern leaves dense, and why.
+
+        By the module's name where the parameter is called `weight`, else by the parameter's full name.
+        """
+        self.collapsed: tuple[str, ...] = ()
+        """The weights that the pattern dropped as a whole in the sparse phase that is on."""
         check_weights(self._model, selection.weights, optimizer)
         check_state(optimizer)
         self._enforcement = Enforcement(selection.weights, optimizer)
         self._legs = [*(_Leg(phase, phase.kind, "sparse") for phase in schedule.phases)]
         self._legs.append(_Leg(schedule.final, "dense", "dense"))
-        self._leg, self._next = (
-            0,
-            -1,
-        )  # where the run goes on: the leg, and the next epoch (or step) of it; -1 before it has begun
+        # Where the run goes on: the leg, and the next epoch (or step) of it; -1 before it has begun.
+        self._leg, self._next = 0, -1
         self._dropped_before: dict[str, Tensor] = {}  # masks of the sparse phase before, True where it dropped a weight
         self._twin: checkpoints.State | None = None  # that the twin starts from
-        self._states: dict[Half, dict[str, Tensor]] = {}
+        self._states: dict[Half, states.StateDict] = {}
         self._current: Epoch | None = None
         self._resumed = False
 
@@ -192,6 +208,7 @@ class ACDC:
         output_names: Sequence[str] | None = None,
         judged_output: str | None = None,
         batch_size: int | None = None,
+        classes: Sequence[str] = (),
     ) -> Pair:
         """Write both halves as a pair: the folder `path`, which appears only when it is complete.
 
@@ -209,10 +226,13 @@ class ACDC:
             judged_output: the output that accuracy is judged by, with one logit for each class. By default the only
                 one, or that called "logits".
             batch_size: admits a network whose rows depend on each other: the pair is for batches of exactly so many.
+            classes: the names of the classes, in the order of the logits. Data whose names are known, such as an image
+                folder, are then refused unless they have the same.
 
         Raises:
-            UsageError: the run is not complete, or the model can't be exported: it is no graph, or its outputs depend
-                on more than the same rows of its inputs (random numbers, buffers that change, other rows).
+            UsageError: the run is not complete, names don't fit, or the model can't be exported: it is no graph, or its
+                outputs depend on more than the same rows of its inputs (random numbers, buffers that change, other
+                rows).
             RuntimeUnavailable: onnx or onnxscript is not installed.
             OutputError: the folder can't be written.
             PairError: the trained weights make no sound pair.
@@ -249,6 +269,7 @@ class ACDC:
             output_names=output_names,
             judged_output=judged_output,
             batch_size=batch_size,
+            classes=classes,
         )
 
     def detach(self) -> None:
@@ -322,6 +343,9 @@ class ACDC:
         check_weights(self._model, self._enforcement.weights, self._optimizer)
         if leg.kind == "sparse":
             masks = self.pattern.masks(self._enforcement.weights)
+            self.collapsed = tuple(collapsed(masks))
+            if self.collapsed:
+                warnings.warn(self._collapse(leg.phase), TrainingWarning, stacklevel=3)
             self._enforcement.hold({name: ~mask for name, mask in masks.items()})
             for name, weight in self._averaged().items():
                 weight.detach().masked_fill_(~masks[name], 0)
@@ -338,6 +362,7 @@ class ACDC:
         if leg.kind == "sparse":
             self._dropped_before = self._enforcement.dropped
             self._enforcement.free()
+            self.collapsed = ()
         if leg.phase == self.schedule.last_dense:
             self._twin = copy.deepcopy(self._parts.state())
         if leg.phase == self.schedule.final:
@@ -359,8 +384,19 @@ class ACDC:
         """Keep the weights of a half whose training is over."""
         self._require_finite(half)
         model = self._model if self._average is None else unwrapped(self._average.module)  # type: ignore[arg-type]
-        state = {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
-        self._states[half] = {name: value.detach().to("cpu", copy=True) for name, value in state.items()}
+        self._states[half] = states.taken(model)
+
+    def _collapse(self, phase: Phase) -> str:
+        """What to say of the layers that lose all of their weights in a sparse phase."""
+        what = f"{self.schedule.unit} {phase.start} to {phase.end - 1}"
+        if phase == self.schedule.final:
+            lasting = "so they will be in the sparse half, whose outputs don't depend on what these layers get"
+        else:
+            lasting = "they are free again in the next dense phase"
+        return (
+            f"Every weight of {', '.join(self.collapsed)} is zero from {what}: all are among the smallest; {lasting}. "
+            "Lower the sparsity, exclude them, or choose scope 'uniform'; layer_collapse 'refuse' ends the run instead."
+        )
 
     def _require_finite(self, half: Half) -> None:
         for name, value in self._model.state_dict().items():
@@ -417,6 +453,7 @@ class ACDC:
         self._twin, self._states = state["twin"], state["states"]
         self._parts.restore(state["parts"])
         self._enforcement.hold(self._placed(state["dead"]))
+        self.collapsed = tuple(name for name, dropped in state["dead"].items() if dropped.all())
         self._resumed = True
 
     def _placed(self, masks: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -428,6 +465,7 @@ class ACDC:
         return {
             "schedule": f"{self.schedule.unit}s {[phase.length for phase in self.schedule.phases]}",
             "pattern": repr(self.pattern),
+            "choice of weights": list(self._enforcement.weights),
             "model": {name: str(list(value.shape)) for name, value in self._model.named_parameters()},
             "optimizer": type(self._optimizer).__name__,
             "number of objects in `also`": len(self._parts.also),

@@ -107,6 +107,50 @@ def _clear(values: Tensor, kept: Tensor) -> None:
     values.detach().view(_BITS[values.element_size()]).bitwise_and_(kept)
 
 
+def torch_optimizer(optimizer: Any) -> Optimizer:
+    """Return the optimizer of torch inside of wrappers that only pass everything on to it (Accelerate's, Lightning's).
+
+    Raises:
+        UsageError: it has no hooks on its steps, by which dropped weights are held at zero, or holds another optimizer
+            with a state of its own.
+    """
+    while inner := _inner(optimizer):
+        if not _passes_on(optimizer, inner):
+            raise UsageError(
+                f"{type(optimizer).__name__} wraps {type(inner).__name__}, and has a state or groups of its own.",
+                "Give ACDC the optimizer inside, if the wrapper moves no weights by itself; else train without it.",
+            )
+        optimizer = inner
+    if not isinstance(optimizer, Optimizer) or "_optimizer_step_post_hooks" not in vars(optimizer):
+        raise UsageError(
+            f"{type(optimizer).__name__} is no torch.optim.Optimizer that tells of its steps.",
+            "Give ACDC the torch optimizer that takes the steps; one of your own has to call super().__init__.",
+        )
+    return optimizer
+
+
+_INNER = ("optimizer", "_optimizer", "base_optimizer")  # what wrappers call the optimizer inside
+
+
+def _inner(optimizer: Any) -> Optimizer | None:
+    """The optimizer that another one holds; None where it holds none."""
+    values = (_attribute(optimizer, name) for name in _INNER)
+    return next((value for value in values if isinstance(value, Optimizer) and value is not optimizer), None)
+
+
+def _attribute(value: Any, name: str) -> Any:
+    """An attribute of what somebody else wrote; None where there is none, or it can't be had."""
+    try:
+        return getattr(value, name, None)
+    except Exception:
+        return None
+
+
+def _passes_on(wrapper: Any, inner: Optimizer) -> bool:
+    """Whether a wrapper has the state and the groups of the optimizer inside, and none of its own."""
+    return _attribute(wrapper, "state") is inner.state and _attribute(wrapper, "param_groups") is inner.param_groups
+
+
 def check_weights(model: nn.Module, weights: Mapping[str, nn.Parameter], optimizer: Optimizer) -> None:
     """Check that the model uses, and the optimizer moves, the weights that carry the hooks. Raises `UsageError`."""
     held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..data import Data
-from ..data.images import Batches
+from ..data.images import Batches, steps_of
 from ..errors import UsageError
 
 _ROWS = 1024  # read at a time
@@ -31,8 +31,20 @@ class BatchLoader(Protocol):
         """The number of batches in an epoch."""
 
     @property
+    def left_out(self) -> int:
+        """The number of samples that an epoch leaves out, since they fill no batch."""
+
+    @property
     def classes(self) -> int:
         """The number of classes; labels are smaller than this."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the classes, in the order of the labels; empty where they are not known."""
+
+    @property
+    def listed(self) -> bool:
+        """Whether a label is a place in a listing of classes, such as the folders of images."""
 
     @property
     def resumable(self) -> bool:
@@ -52,13 +64,15 @@ class BatchLoader(Protocol):
 class InMemory:
     """Keeps all samples in memory. Images may be shifted by up to `shift` pixels; their border is repeated.
 
-    Raises `UsageError` where `shift` is set and the inputs are no images, or the data can't be read.
+    An epoch has as many batches as `images.steps_of` says. Raises `UsageError` where `shift` is set and the inputs are
+    no images, or the data can't be read.
     """
 
     resumable = True
 
-    def __init__(self, source: Data, batch_size: int, shift: int) -> None:
+    def __init__(self, source: Data, batch_size: int, shift: int, drop_last: bool = True) -> None:
         self.inputs, self.labels = _tensors(source)
+        self.names, self.listed = source.classes or (), source.listed and source.classes is not None
         for name, tensor in self.inputs.items():
             if shift and (tensor.ndim != 4 or not tensor.is_floating_point()):
                 raise UsageError(
@@ -67,11 +81,9 @@ class InMemory:
                     "Set shift = 0 under [training].",
                 )
         self._size, self._shift = min(batch_size, len(self.labels)), shift
+        self.steps = steps_of(len(self.labels), self._size, drop_last)
+        self.left_out = max(0, len(self.labels) - self.steps * self._size)
         self._order, self._at = torch.empty(0, dtype=torch.int64), 0
-
-    @property
-    def steps(self) -> int:
-        return len(self.labels) // self._size  # a last batch of a few samples would upset the batch norms
 
     @property
     def classes(self) -> int:
@@ -100,7 +112,8 @@ class Streamed:
     resumable = False
 
     def __init__(self, epochs: Batches) -> None:
-        self._epochs, self.steps, self.classes = epochs, epochs.steps, epochs.classes
+        self._epochs, self.steps, self.classes, self.left_out = epochs, epochs.steps, epochs.classes, epochs.left_out
+        self.names, self.listed = epochs.names, epochs.listed
         self._examples = next(iter(epochs))[0]
         self._remaining: Iterator[tuple[Tensor, Tensor]] = iter(())
 

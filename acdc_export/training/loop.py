@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import swa_utils
 
-from .. import data, models
+from .. import config, data, models
 from ..config import Pipeline, ScheduleTable, Training
 from ..data import images
 from ..errors import CheckpointError, TrainingError, UsageError
@@ -58,9 +58,11 @@ def train(pipeline: Pipeline, out: str | Path, progress: Progress = SILENT, *, a
     with torch.random.fork_rng():
         torch.manual_seed(pipeline.seed)
         loader = _loader(pipeline)
+        if loader.left_out and not settings.drop_last:
+            progress.say("The last batch of an epoch would have a single sample; each epoch leaves out another one.")
         try:
-            acdc = _train(pipeline, schedule, loader, progress, checkpoint)
-            pair = _save(acdc, out, pipeline, loader)
+            acdc, names = _train(pipeline, schedule, loader, progress, checkpoint)
+            pair = _save(acdc, out, pipeline, loader, names)
         except KeyboardInterrupt:
             if checkpoint.exists():
                 progress.say(f"The same command goes on from {checkpoint}.")
@@ -72,25 +74,38 @@ def train(pipeline: Pipeline, out: str | Path, progress: Progress = SILENT, *, a
 def rehearse(pipeline: Pipeline, progress: Progress = SILENT) -> Rehearsal:
     """Take one step in each phase of a pipeline, and export the result into a folder that is removed again.
 
-    Every layer gets the pattern's share by itself. Before training, the magnitudes of a layer say no more than how it
-    was initialised; ranked together, some layers would lose all of their weights.
+    Every layer gets the pattern's share by itself, where it is large enough. Before training, the magnitudes of a layer
+    say no more than how it was initialised; ranked together, some layers would lose all of their weights.
 
     Raises what `train` would raise for model, schedule, pattern and export.
     """
     schedule = schedule_of(pipeline.schedule)
     settings = pipeline.training
     _check_length(settings, schedule)
-    pipeline = replace(pipeline, pattern=replace(pipeline.pattern, scope="uniform"))
     short = Schedule.of([1] * len(schedule.phases), "step")
     batch_size = min(_REHEARSAL_ROWS, settings.batch_size)
     steps: list[tuple[str, float]] = []
     with torch.random.fork_rng(), tempfile.TemporaryDirectory() as folder:
         torch.manual_seed(pipeline.seed)
+        pipeline = replace(pipeline, pattern=_rehearsed(pipeline))
         loader = _loader(pipeline, rehearsal_rows=batch_size)
-        acdc = _train(pipeline, short, loader, progress, None, steps)
-        counts = _save(acdc, Path(folder) / "pair", pipeline, loader).record.pattern.layers
+        acdc, names = _train(pipeline, short, loader, progress, None, steps)
+        counts = _save(acdc, Path(folder) / "pair", pipeline, loader, names).record.pattern.layers
     layers = {name: PrunedLayer(count.zeros, count.total) for name, count in counts.items()}
     return Rehearsal(tuple(steps), batch_size, layers, acdc.left_dense)
+
+
+def _rehearsed(pipeline: Pipeline) -> config.Pattern:
+    """The pattern of a rehearsal: that of the pipeline, by layer where no layer is too small for it."""
+    pattern = replace(pipeline.pattern, layer_collapse="warn")
+    uniform = replace(pattern, scope="uniform")
+    try:
+        pattern_of(replace(pipeline, pattern=uniform)).select(
+            models.build(pipeline.model.name, pipeline.model.arguments)
+        )
+    except UsageError:  # where it is not for the scope, training says the same
+        return pattern
+    return uniform
 
 
 def problems(pipeline: Pipeline) -> list[str]:
@@ -123,10 +138,10 @@ def _loader(pipeline: Pipeline, rehearsal_rows: int | None = None) -> BatchLoade
     """The pipeline's training data. A rehearsal takes `rehearsal_rows` a step, and noise in place of image files."""
     spec, settings = pipeline.data.train, pipeline.training
     if spec.partition(":")[0] not in images.KINDS:
-        return InMemory(data.load(spec), rehearsal_rows or settings.batch_size, settings.shift)
+        return InMemory(data.load(spec), rehearsal_rows or settings.batch_size, settings.shift, settings.drop_last)
     if rehearsal_rows:
         return Streamed(images.generated(spec, rehearsal_rows))
-    return Streamed(images.augmented(spec, settings.batch_size, settings.workers))
+    return Streamed(images.augmented(spec, settings.batch_size, settings.workers, settings.drop_last))
 
 
 def schedule_of(table: ScheduleTable) -> Schedule:
@@ -145,6 +160,8 @@ def pattern_of(pipeline: Pipeline) -> Pattern:
         "exclude": table.exclude,
         "exclude_types": table.exclude_types,
         "exclude_below": table.exclude_below,
+        "recurrent": table.recurrent,
+        "layer_collapse": table.layer_collapse,
     }
     if table.overrides:
         options["overrides"] = table.overrides
@@ -159,7 +176,7 @@ def _check_length(settings: Training, schedule: Schedule) -> None:
         )
 
 
-def _save(acdc: ACDC, out: str | Path, pipeline: Pipeline, loader: BatchLoader) -> Pair:
+def _save(acdc: ACDC, out: str | Path, pipeline: Pipeline, loader: BatchLoader, names: tuple[str, ...]) -> Pair:
     inputs = loader.examples(ROWS)
     return acdc.save_pair(
         out,
@@ -168,6 +185,7 @@ def _save(acdc: ACDC, out: str | Path, pipeline: Pipeline, loader: BatchLoader) 
         pipeline=pipeline.text or None,
         seed=pipeline.seed,
         input_names=list(inputs) if len(inputs) > 1 else None,
+        classes=names,
     )
 
 
@@ -178,12 +196,15 @@ def _train(
     progress: Progress,
     checkpoint: Path | None,
     durations: list[tuple[str, float]] | None = None,
-) -> ACDC:
-    """Train both halves, epoch for epoch (or step for step). `durations` gets the kind and the seconds of each."""
+) -> tuple[ACDC, tuple[str, ...]]:
+    """Train both halves, epoch for epoch (or step for step). `durations` gets the kind and the seconds of each.
+
+    Returns the run, and the names of the classes for the pair.
+    """
     settings = pipeline.training
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = models.build(pipeline.model.name, pipeline.model.arguments)
-    _check_fit(pipeline, model, loader)
+    names = _check_fit(pipeline, model, loader)
     model = model.to(device)
     if schedule.unit == "step" and checkpoint and not loader.resumable:
         raise UsageError(
@@ -221,8 +242,16 @@ def _train(
         acdc.steps(checkpoint, every=loader.steps) if schedule.unit == "step" else acdc.epochs(checkpoint)
     )
     trainer = _Trainer(model, optimizer, scaler, average, loader, settings)
+    said: tuple[str, ...] = ()
     with progress.task(f"Training {pipeline.name}", schedule.total) as advance:
         for epoch in epochs:
+            if acdc.collapsed and acdc.collapsed != said:
+                lasting = "; so they will be in the pair" if epoch.index >= schedule.final.start else ""
+                progress.say(
+                    f"Every weight of {', '.join(acdc.collapsed)} is zero from {schedule.unit} {epoch.index} on: all "
+                    f"are among the smallest{lasting}."
+                )
+            said = acdc.collapsed
             if acdc.resumed and not trainer.started:
                 progress.say(f"Going on from {checkpoint}: {acdc.done} of {schedule.total} {schedule.unit}s are done.")
                 advance(acdc.done)
@@ -243,7 +272,7 @@ def _train(
             if durations is not None:
                 durations.append((epoch.kind if epoch.half == "sparse" else "twin", perf_counter() - start))
             advance(1, detail=_detail(epoch, acdc.sparsity, loss))
-    return acdc
+    return acdc, names
 
 
 class _TrainingConfiguration:
@@ -277,7 +306,7 @@ class _Trainer:
     started: bool = False
 
     def steps(self, count: int) -> tuple[float, float]:
-        """Take `count` steps. Return the mean loss, and the training accuracy as a share, 0 to 1."""
+        """Take `count` steps. Return the mean loss of a sample, and the training accuracy as a share, 0 to 1."""
         self.started = True
         device = next(self.model.parameters()).device
         self.model.train()
@@ -286,13 +315,25 @@ class _Trainer:
             inputs, labels = self.loader.next()
             labels = labels.to(device, non_blocking=True)
             with torch.autocast(device.type, enabled=self.scaler.is_enabled()):
-                logits = self.model(*(tensor.to(device, non_blocking=True) for tensor in inputs))
+                logits = self._forward([tensor.to(device, non_blocking=True) for tensor in inputs])
                 loss = F.cross_entropy(logits, labels, label_smoothing=self.settings.label_smoothing)
             self._step(loss)
-            loss_sum += loss.detach()
+            loss_sum += loss.detach() * len(labels)  # the last batch of an epoch may be smaller
             correct += (logits.detach().argmax(1) == labels).sum()
             samples += len(labels)
-        return float(loss_sum) / count, float(correct) / samples
+        return float(loss_sum) / samples, float(correct) / samples
+
+    def _forward(self, inputs: list[Tensor]) -> Tensor:
+        try:
+            logits: Tensor = self.model(*inputs)
+        except ValueError as error:  # batch norms refuse a single value in a channel
+            if len(inputs[0]) > 1:
+                raise
+            raise UsageError(
+                f"The network can't be trained on batches of one sample: {error}.",
+                "Raise batch_size under [training], and give it two samples or more.",
+            ) from error
+        return logits
 
     def _step(self, loss: Tensor) -> None:
         self.optimizer.zero_grad()
@@ -306,10 +347,22 @@ class _Trainer:
             self.average.update_parameters(self.model)
 
     def reestimate(self) -> None:
-        """Estimate the batch norms' means and variances anew for the pair's weights, over an epoch of training data."""
+        """Estimate the batch norms' means and variances anew for the pair's weights, over an epoch of training data.
+
+        A smaller last batch is left out: `update_bn` gives all batches the same weight.
+        """
         model = self.model if self.average is None else self.average.module
         device = next(model.parameters()).device
-        swa_utils.update_bn((self.loader.next()[0][0] for _ in range(self.loader.steps)), model, device)
+        swa_utils.update_bn(self._whole_batches(), model, device)
+
+    def _whole_batches(self) -> Iterator[Tensor]:
+        """The first input of an epoch's batches that are as large as the largest so far."""
+        largest = 0
+        for _ in range(self.loader.steps):
+            batch = self.loader.next()[0][0]
+            if len(batch) >= largest:
+                largest = len(batch)
+                yield batch
 
 
 def _rate(settings: Training, length: int, epoch: int) -> float:
@@ -322,8 +375,11 @@ def _rate(settings: Training, length: int, epoch: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def _check_fit(pipeline: Pipeline, model: nn.Module, loader: BatchLoader) -> None:
-    """Check that the model takes the inputs, and has an output for each label. Raises `UsageError`."""
+def _check_fit(pipeline: Pipeline, model: nn.Module, loader: BatchLoader) -> tuple[str, ...]:
+    """Check that the model takes the inputs, and has an output for each label. Raises `UsageError`.
+
+    Returns the names of the classes; none where the model has other outputs than these.
+    """
     inputs = loader.examples(2)
     try:
         model.eval()
@@ -343,6 +399,13 @@ def _check_fit(pipeline: Pipeline, model: nn.Module, loader: BatchLoader) -> Non
             f"labels up to {loader.classes - 1}.",
             "Let it give one logit for each class, (N, classes).",
         )
+    if loader.listed and shape[1] != len(loader.names):
+        raise UsageError(
+            f"The model '{pipeline.model.name}' tells {shape[1]} classes apart, and '{pipeline.data.train}' has "
+            f"{len(loader.names)}: nothing would say which outputs are theirs.",
+            f"Let it give {len(loader.names)} logits (most models take `classes` or `num_classes` under [model]).",
+        )
+    return loader.names if shape[1] == len(loader.names) else ()
 
 
 def _detail(epoch: Epoch, sparsity: float, loss: float) -> str:

@@ -7,12 +7,13 @@ import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from ..errors import TrainingError, UsageError
 from .state import StateDict, loaded
@@ -119,15 +120,31 @@ def network(
 ) -> Network:
     """A copy of `model` with the weights `state`, in float32 on the CPU. Raises `UsageError` for one that has none."""
     try:
-        module = copy.deepcopy(model, _computed(model))
+        with torch.no_grad():  # TorchScript's copies of parameters else belong to the graph of gradients
+            module = copy.deepcopy(model, _computed(model))
     except Exception as error:  # whatever a user's modules hold
         raise UsageError(
             f"The model can't be copied: {cause(error)}.", "Keep what can't be copied outside of the model."
         ) from error
     module = module.to("cpu").float().eval()
     loaded(module, state)
+    _settle(module)
     names = None if output_names is None else tuple(output_names)
     return Network(module, isinstance(example_inputs, Mapping), names)
+
+
+def _settle(module: nn.Module) -> None:
+    """Keep what parametrizations give, instead of how: ONNX can't compute each of them.
+
+    Torch's `remove_parametrizations` is no help: a copy shares its class with the original, and it changes the class.
+    """
+    for part in list(module.modules()):
+        if parametrize.is_parametrized(part):
+            values = {name: getattr(part, name).detach() for name in cast(nn.ModuleDict, part.parametrizations)}
+            del part._modules["parametrizations"]
+            part.__class__ = type(part).__bases__[0]  # what it was before it was parametrized
+            for name, value in values.items():
+                part.register_parameter(name, nn.Parameter(value, requires_grad=False))
 
 
 def _computed(model: nn.Module) -> dict[int, Any]:

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
-from typing import ClassVar, Protocol
+from typing import ClassVar, Literal, Protocol, get_args
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +16,11 @@ from torch import Tensor, nn
 from .. import patterns
 from ..errors import TrainingError, UsageError, nearest
 from ..patterns import Scope, zeros_of
-from .layers import TYPES, Exclusion, LayerSelection, require_matches, select
+from .layers import TYPES, Exclusion, LayerSelection, named_by, require_matches, select
 from .topk import keep_largest
+
+LayerCollapse = Literal["warn", "refuse"]
+"""What happens where a pattern would drop every weight of a layer: "warn" goes on, and says so."""
 
 
 class Pattern(Protocol):
@@ -44,12 +46,21 @@ class Pattern(Protocol):
 
 @dataclass(frozen=True)
 class _Layers:
-    """What all patterns have in common: which layers they leave dense. `exclude` are module names or shell patterns
-    ("head", "stem.*"), `exclude_types` are of `layers.TYPES`, `exclude_below` is a number of weights."""
+    """What all patterns have in common: which layers they leave dense.
+
+    `exclude` are names or shell patterns (`layers.named_by`): "head", "stem.*", "attn.in_proj_weight". `exclude_types`
+    are of `layers.TYPES`, `exclude_below` is a number of weights. `recurrent` also prunes the matrices of LSTM, GRU and
+    RNN layers. `layer_collapse` says what happens where every weight of a layer would be zero.
+
+    The last two are not in the text of a pattern: checkpoints are recognized by it and by the weights that are pruned,
+    and older ones know neither.
+    """
 
     exclude: Sequence[str] = field(default=(), kw_only=True)
     exclude_types: Sequence[str] = field(default=(), kw_only=True)
     exclude_below: int = field(default=0, kw_only=True)
+    recurrent: bool = field(default=False, kw_only=True, repr=False)
+    layer_collapse: LayerCollapse = field(default="warn", kw_only=True, repr=False)
 
     def __post_init__(self) -> None:
         for name in ("exclude", "exclude_types"):
@@ -61,15 +72,22 @@ class _Layers:
                 raise UsageError(
                     f"Unknown type of layer '{kind}'{nearest(kind, list(TYPES))}.", f"There are {', '.join(TYPES)}."
                 )
+        known = get_args(LayerCollapse)
+        if self.layer_collapse not in known:
+            raise UsageError(
+                f"Unknown layer_collapse '{self.layer_collapse}'{nearest(str(self.layer_collapse), known)}.",
+                "'warn' goes on where every weight of a layer would be zero, 'refuse' ends the run.",
+            )
 
     def select(self, model: nn.Module) -> LayerSelection:
-        """The weights that this pattern prunes, and the layers that it leaves dense.
+        """The weights that this pattern prunes, and all others of two dimensions or more with the reason.
 
         Raises:
-            UsageError: nothing to prune; a name that matches no layer; a weight that is shared between layers, is
+            UsageError: nothing to prune; a name that matches no weight; a weight that is shared between layers, is
                 computed from others, has no shape yet, or has too few elements for this sparsity.
         """
-        selection = select(model, Exclusion(self.exclude, self.exclude_types, self.exclude_below), self._unfit)
+        exclusion = Exclusion(self.exclude, self.exclude_types, self.exclude_below)
+        selection = select(model, exclusion, self._unfit, recurrent=self.recurrent)
         self._check(selection)
         return selection
 
@@ -85,8 +103,8 @@ class _Layers:
 class _Ranked(_Layers):
     """Patterns that rank what they drop: in all layers together ("global"), or in each by itself ("uniform").
 
-    `overrides` gives single layers, by module name or shell pattern, a sparsity of their own; the first that matches
-    counts. Those are ranked by themselves.
+    `overrides` gives single layers, by name or shell pattern as in `exclude`, a sparsity of their own; the first that
+    matches counts. Those are ranked by themselves.
     """
 
     sparsity: float
@@ -109,8 +127,10 @@ class _Ranked(_Layers):
     def masks(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Boolean masks, shaped and placed as `weights`: True is kept.
 
+        A layer whose weights are all among the smallest loses all of them, as in the authors' code.
+
         Raises:
-            TrainingError: weights that are not finite, or a layer that would lose all of its weights.
+            TrainingError: weights that are not finite; with `layer_collapse` "refuse" also a layer that would lose all.
         """
         kept: dict[str, Tensor] = {}
         for names, sparsity in self._groups(list(weights)):
@@ -118,13 +138,11 @@ class _Ranked(_Layers):
             zeros = zeros_of(sparsity, sum(score.numel() for score in scores.values()))
             kept |= keep_largest(scores, zeros)
         masks = {name: self._spread(kept[name], weight) for name, weight in weights.items()}
-        for name, mask in masks.items():
-            # Nothing would pass through such a layer, and no reader of pairs accepts one.
-            if not mask.any():
-                raise TrainingError(
-                    f"Every weight of {name} would be zero: its {mask.numel()} are all among the smallest.",
-                    "Lower the sparsity, exclude that layer, or choose scope 'uniform'.",
-                )
+        for name in collapsed(masks) if self.layer_collapse == "refuse" else ():
+            raise TrainingError(
+                f"Every weight of {name} would be zero: its {masks[name].numel()} are all among the smallest.",
+                "Lower the sparsity, exclude that layer, choose scope 'uniform', or go on with layer_collapse 'warn'.",
+            )
         return masks
 
     def _groups(self, names: Sequence[str]) -> Iterator[tuple[list[str], float]]:
@@ -140,11 +158,10 @@ class _Ranked(_Layers):
             yield together, self.sparsity
 
     def _override(self, name: str) -> float | None:
-        layer = name.removesuffix("weight").removesuffix(".")
-        return next((share for pattern, share in self.overrides.items() if fnmatchcase(layer, pattern)), None)
+        return next((share for pattern, share in self.overrides.items() if named_by(pattern, name)), None)
 
     def _check(self, selection: LayerSelection) -> None:
-        names = [name.removesuffix("weight").removesuffix(".") for name in selection.weights]
+        names = list(selection.weights)
         require_matches(list(self.overrides), names, "overrides")
         for group, sparsity in self._groups(list(selection.weights)):
             total = sum(self._count(selection.weights[name]) for name in group)
@@ -182,10 +199,13 @@ class Unstructured(_Ranked):
         scope: "global" or "uniform".
         overrides: for single layers, by name or shell pattern, a share of their own.
         exclude, exclude_types, exclude_below: layers left dense: by name or shell pattern ("head", "stem.*"), by type
-            ("Linear", "Conv2d", "depthwise"), or with fewer than so many weights.
+            ("Linear", "Conv2d", "depthwise", "MultiheadAttention"), or with fewer than so many weights.
+        recurrent: whether the matrices of LSTM, GRU and RNN layers and cells are pruned, too.
+        layer_collapse: "warn" goes on where every weight of a layer is among the smallest, and says so; "refuse" ends
+            the run with a `TrainingError`.
 
     Raises:
-        UsageError: a sparsity outside (0, 1), an unknown scope or type.
+        UsageError: a sparsity outside (0, 1), an unknown scope, type or layer_collapse.
     """
 
     kind: ClassVar[str] = "unstructured"
@@ -294,6 +314,11 @@ def of_kind(kind: str, sparsity: float | None = None, scope: Scope = "global", *
     if known.size > 1:
         return Blocks(sparsity, scope, size=known.size, **layers)  # type: ignore[arg-type]
     return Unstructured(sparsity, scope, **layers)  # type: ignore[arg-type]
+
+
+def collapsed(masks: Mapping[str, Tensor]) -> list[str]:
+    """The names of the layers that keep no weight at all."""
+    return [name for name, mask in masks.items() if not mask.any()]
 
 
 def _groups(weight: Tensor, size: int) -> Tensor:

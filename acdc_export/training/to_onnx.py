@@ -52,6 +52,7 @@ def write_pair(
     output_names: Sequence[str] | None = None,
     judged_output: str | None = None,
     batch_size: int | None = None,
+    classes: Sequence[str] = (),
 ) -> pair.Pair:
     """Write the pair of `model` with the state dicts `sparse` and `dense` to the folder `path`.
 
@@ -59,7 +60,7 @@ def write_pair(
 
     Args:
         pruned: names of the weights that `pattern` prunes, in `sparse`.
-        left_dense: the layers that it doesn't, by module name, and why.
+        left_dense: the other weights of two dimensions or more, by label (`layers`), and why.
         phases, epochs: what the run was like, in `unit`s.
 
     For the others see `ACDC.save_pair`.
@@ -82,7 +83,11 @@ def write_pair(
             logits[half] = {key: value.contiguous() for key, value in networks[half](inputs).items()}
         require_finite(logits[half])
         purity.check(networks[half], inputs, logits[half], fixed_batch=batch_size is not None)
-    cost, cost_unknown = _cost(networks["dense"], inputs, phases)
+    twin = {key: states["dense"][key] for key in pruned}
+    twin_nonzeros = {key: int(weight.count_nonzero()) for key, weight in twin.items()}
+    cost, cost_unknown = _cost(networks["dense"], inputs, phases, twin_nonzeros)
+    judged = _judged(logits["sparse"], judged_output)
+    names = _class_names(classes, judged, logits["sparse"][judged])
     record = pair.Record(
         name=name or path.name,
         inputs=_specs(inputs, batch_size),
@@ -95,12 +100,21 @@ def write_pair(
             left_dense=dict(left_dense),
         ),
         reference=pair.ReferenceRecord(f"PyTorch {torch.__version__}, eager"),
-        history=History(tuple(phases), unit, tuple(epochs), cost, cost_unknown=cost_unknown),
+        history=History(
+            tuple(phases),
+            unit,
+            tuple(epochs),
+            cost,
+            totals={key: weight.numel() for key, weight in twin.items()},
+            twin_nonzeros=twin_nonzeros,
+            cost_unknown=cost_unknown,
+        ),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         pipeline=pipeline,
         seed=seed,
         metrics=metrics,
-        judged_output=_judged(logits["sparse"], judged_output),
+        judged_output=judged,
+        classes=names,
         tools={"acdc-export": __version__, "torch": torch.__version__, "onnx": version("onnx")},
     )
 
@@ -136,12 +150,32 @@ def _judged(outputs: Mapping[str, Tensor], asked: str | None) -> str:
     return judged
 
 
+def _class_names(classes: Sequence[str], judged: str, output: Tensor) -> tuple[str, ...]:
+    """The names of the classes. Raises `UsageError` unless there is a different one for each logit."""
+    if isinstance(classes, str):
+        raise UsageError("classes is a single string.", "Give a list of names, one for each logit.")
+    names = tuple(classes)
+    if not names:
+        return ()
+    repeated = next((name for at, name in enumerate(names) if name in names[:at]), None)
+    if repeated is not None or not all(isinstance(name, str) and name.strip() for name in names):
+        problem = f"{repeated!r} is there twice" if repeated is not None else "one is empty or no string"
+        raise UsageError(f"classes: {problem}.", "Give a different name for each class, in the order of the logits.")
+    if output.ndim == 2 and output.shape[1] != len(names):
+        raise UsageError(
+            f"classes has {len(names)} names, and the output '{judged}' tells {output.shape[1]} classes apart.",
+            "Give one for each logit, in their order.",
+        )
+    return names
+
+
 def _cost(
-    network: Network, inputs: Mapping[str, Tensor], phases: Sequence[PhaseRecord]
+    network: Network, inputs: Mapping[str, Tensor], phases: Sequence[PhaseRecord], twin: Mapping[str, int]
 ) -> tuple[Cost | None, str | None]:
     """What the halves cost in FLOPs, or why that isn't known: a side figure, which stops nobody."""
     try:
-        return cost(count(network.module, lambda: network(inputs), len(next(iter(inputs.values())))), phases), None
+        flops = count(network.module, lambda: network(inputs), len(next(iter(inputs.values()))))
+        return cost(flops, phases, twin), None
     except Exception as error:  # networks use their layers in any way
         return None, cause(error)
 

@@ -87,6 +87,27 @@ def test_without_torchvision_the_error_says_how_to_get_it(folder, monkeypatch):
         assert "acdc-export[vision]" in caught.value.remedy
 
 
+# ------------------------------------------------------------------------------------------------------ an epoch
+
+
+@pytest.mark.parametrize(
+    ("samples", "batch_size", "kept", "dropped"),
+    [
+        (50_000, 128, 391, 390),  # CIFAR
+        (1_281_167, 256, 5_005, 5_004),  # ImageNet
+        (257, 128, 2, 2),  # a last batch of one
+        (258, 128, 3, 2),
+        (256, 128, 2, 2),
+        (3, 1, 3, 3),
+        (5, 8, 1, 1),
+        (1, 8, 1, 1),
+    ],
+)
+def test_the_steps_of_an_epoch(samples, batch_size, kept, dropped):
+    assert images.steps_of(samples, batch_size, drop_last=False) == kept
+    assert images.steps_of(samples, batch_size, drop_last=True) == dropped
+
+
 # -------------------------------------------------------------------------------------------------------- generated
 
 
@@ -243,9 +264,20 @@ def test_images_are_cut_at_random_and_mirrored(torchvision, tmp_path):
 
 
 @needs_torchvision
-def test_what_fills_no_batch_is_left_out_unless_there_is_no_other(torchvision, folder):
-    assert [len(y) for _, y in images.augmented(f"imagefolder:{folder}", 4)] == [4, 4, 4]
-    assert [len(y) for _, y in images.augmented(f"imagefolder:{folder}", 100)] == [15]
+@pytest.mark.parametrize("workers", [0, 2])
+def test_what_fills_no_batch_is_left_out_or_the_last_one(torchvision, folder, workers):
+    def sizes(batch_size, drop_last):
+        batches = images.augmented(f"imagefolder:{folder}", batch_size, workers, drop_last)
+        epoch = [len(y) for _, y in batches]
+        assert len(batches) == len(epoch)
+        assert batches.left_out == 15 - sum(epoch)
+        return epoch
+
+    assert sizes(4, drop_last=True) == [4, 4, 4]
+    assert sizes(4, drop_last=False) == [4, 4, 4, 3]
+    assert sizes(7, drop_last=False) == [7, 7]  # one of a single sample is left out
+    assert sizes(5, drop_last=False) == sizes(5, drop_last=True) == [5, 5, 5]
+    assert sizes(100, drop_last=True) == sizes(100, drop_last=False) == [15]
 
 
 # ------------------------------------------------------------------------------------------------------------ CIFAR
@@ -273,7 +305,7 @@ def test_the_parts_of_cifar(cifar, name):
 def test_cifar_is_moved_by_up_to_four_pixels(cifar):
     torch.manual_seed(0)
     ((x, _),) = images.augmented(f"{cifar('cifar10')}:train", 12)
-    black = (0 - 0.4914) / 0.2470
+    black = (0 - 0.4914) / 0.2023
     inside = (x[:, 0] - black).abs() > 1e-6
     brightest = x[:, 0].amax((1, 2)) > black + 1e-6  # one image of twelve is black itself
     widths = inside.any(1).sum(1)[brightest]

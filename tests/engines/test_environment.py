@@ -164,6 +164,34 @@ def test_an_interpreter_that_went_away(make_target: Make, fake_python: FakePytho
     assert made.read_text() == "made\n" * 2
 
 
+@pytest.mark.parametrize("where", ["variables", "named", "home"])
+def test_of_pips_settings_only_those_of_where_from_count(
+    home: Path, make_target: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, where: str
+) -> None:
+    wheels, constraints = tmp_path / "wheels", tmp_path / "constraints.txt"
+    wheels.mkdir()
+    make_wheel(wheels, version="1.0")
+    make_wheel(wheels, version="2.0")
+    constraints.write_text("speck<2\n")
+    settings = {"no-index": "1", "find-links": str(wheels), "constraint": str(constraints), "dry-run": "1"}
+    settings |= {"no-deps": "1", "target": str(tmp_path / "elsewhere"), "user": "1", "require-hashes": "1"}
+    if where != "variables":
+        file = tmp_path / "pip" / "pip.conf"
+        file.parent.mkdir()
+        if where == "named":
+            monkeypatch.setenv("PIP_CONFIG_FILE", str(file))
+        else:
+            monkeypatch.delenv("PIP_CONFIG_FILE")
+            monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+        lines = [f"{name} = {value}" for name, value in settings.items()]
+        file.write_text("\n".join(["[global]", *lines[:3], "[install]", *lines[3:]]) + "\n")
+    else:
+        for name, value in settings.items():
+            monkeypatch.setenv(f"PIP_{name.upper().replace('-', '_')}", value)
+    assert ensure(make_target(requirements="speck\n")).locked["speck"] == "2.0"
+    assert not (tmp_path / "elsewhere").exists()
+
+
 @pytest.mark.parametrize("content", ["{", "[]", '{"schema_version": 99, "locked": {}}'])
 def test_a_damaged_record_is_made_anew(make_target: Make, fake_python: FakePython, content: str) -> None:
     fake_python("true")

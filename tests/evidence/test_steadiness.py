@@ -150,7 +150,7 @@ intr 2021062 0 0
 
 
 def stat(monkeypatch: pytest.MonkeyPatch, text: str | None) -> None:
-    def read(path: Path) -> str:
+    def read(path: Path, encoding: str) -> str:
         assert path == Path("/proc/stat")
         if text is None:
             raise FileNotFoundError(path)

@@ -38,8 +38,9 @@ def test_residual_cnn_halves_it_by_its_stem_and_between_stages():
     assert seen == [(3, 8, 12, 12), (3, 16, 6, 6), (3, 32, 3, 3)]
 
 
-def test_wide_resnet_drops_out_in_training_alone():
-    model = build("wide_resnet", {"depth": 10, "width": 1, "dropout": 0.5})
+@pytest.mark.parametrize("name", ["wide_resnet", "wide_resnet_original"])
+def test_wide_resnet_drops_out_in_training_alone(name):
+    model = build(name, {"depth": 10, "width": 1, "dropout": 0.5})
     x = torch.rand(2, 3, 32, 32)
     assert not torch.equal(model(x), model(x))
     model.eval()
@@ -52,7 +53,7 @@ def test_wide_resnet_drops_out_in_training_alone():
     ("name", "parameters", "layers", "side", "classes"),
     [
         ("resnet_cifar", 269_722 + 2_752, 22, 32, 10),
-        ("wide_resnet", 36_536_884, 29, 32, 100),
+        ("wide_resnet_original", 36_536_884, 29, 32, 100),
         ("mobilenet_v1", 4_231_976, 28, 224, 1000),
     ],
 )
@@ -70,6 +71,7 @@ def test_by_default_they_are_the_networks_of_the_literature(name, parameters, la
         ("residual_cnn", {**RESIDUAL_CNN, "stem_stride": 2}, (1, 24, 24)),
         ("resnet_cifar", {"depth": 14, "classes": 7, "channels": 1}, (1, 32, 32)),
         ("wide_resnet", {"depth": 10, "width": 2, "dropout": 0, "classes": 7}, (3, 32, 32)),
+        ("wide_resnet_original", {"depth": 10, "width": 2, "classes": 7}, (3, 32, 32)),
         ("mobilenet_v1", {"multiplier": 0.25, "classes": 7}, (3, 224, 224)),
     ],
 )
@@ -93,6 +95,7 @@ def test_they_can_be_exported_for_any_batch_size(name, arguments, shape):
         ("wide_resnet", {"depth": 4}, "depth is 4"),
         ("wide_resnet", {"dropout": 1}, "dropout is 1"),
         ("wide_resnet", {"dropout": "0.3"}, "dropout is '0.3'"),
+        ("wide_resnet_original", {"depth": 26}, "wide_resnet_original: depth is 26"),
         ("mobilenet_v1", {"multiplier": 0.01}, "multiplier is 0.01"),
         ("mobilenet_v1", {"multiplier": "half"}, "multiplier is 'half'"),
     ],
@@ -108,3 +111,15 @@ def test_torchvisions_networks_are_named_as_ones_own():
     with torch.device("meta"):
         model = build("torchvision.models:resnet50", {"num_classes": 10})
     assert sum(isinstance(module, PRUNABLE) for module in model.modules()) == 54
+
+
+@pytest.mark.parametrize("depth", [20, 32])
+def test_convolutions_of_resnet_cifar_start_as_the_authors(depth: int) -> None:
+    """Normal, with the deviation sqrt(2 / (kernel height * width * filters)); the shortcuts' too."""
+    torch.manual_seed(0)
+    for name, module in build("resnet_cifar", {"depth": depth, "classes": 10}).named_modules():
+        if isinstance(module, nn.Conv2d) and module.weight.numel() > 1000:
+            height, width = module.kernel_size
+            expected = (2 / (height * width * module.out_channels)) ** 0.5
+            assert module.weight.std().item() == pytest.approx(expected, rel=0.05), name
+            assert abs(module.weight.mean().item()) < 0.1 * expected

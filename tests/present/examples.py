@@ -30,6 +30,8 @@ HISTORY = History(
         EpochRecord(9, "dense", "dense", {"accuracy": 0.98}),
     ),
     Cost(dense=2e6, sparse=2.5e5, training_dense=5e7, training_sparse=3e7, training_multiplied=6e7),
+    totals={"w": 1000},
+    twin_nonzeros={"w": 995},
 )
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from acdc_export.patterns import GroupCounts
 from acdc_export.present import document, text
 from acdc_export.records import to_json
-from acdc_export.records.inspection import Inspection, Part, Training, Uncounted, WeightAudit
+from acdc_export.records.inspection import Inspection, Part, Training, WeightAudit
 
 from .examples import HISTORY
 
@@ -53,14 +53,4 @@ def test_a_column_for_each_pattern() -> None:
 
 
 def test_a_file_without_weights_says_so() -> None:
-    assert text(Inspection((Part("empty", ()),))).strip() == "empty: no weights"
-
-
-def test_what_could_not_be_counted_is_named_and_is_not_zero() -> None:
-    left = (Uncounted("MatMulNBits", "head.weight", "weights of MatMulNBits of com.microsoft are not read"),)
-    shown = text(Inspection((Part("file", (CONV,), uncounted=left), Part("other", (), uncounted=left))))
-    assert "file: 50.00 % zeros in 288 weights; 1 operator could not be counted" in shown
-    assert "other: 1 operator could not be counted" in shown
-    assert "head.weight" in shown
-    assert "are not read" in shown
-    assert " 0.00 %" not in shown
+    assert "empty: no weights" in text(Inspection((Part("empty", ()),)))

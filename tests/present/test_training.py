@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from acdc_export.present import document, markdown, text
-from acdc_export.present.document import RunChart, Span, Table
+from acdc_export.present.document import Notes, RunChart, Span, Table
 from acdc_export.records.history import EpochRecord, History, PhaseRecord
 from acdc_export.records.inspection import Training
 
@@ -32,12 +32,35 @@ def test_each_phase_shows_what_was_recorded_at_its_end() -> None:
         ("sparse", "3-4", "0.500", "87.50 %", "90.00 %", "", ""),
         ("dense", "5-6", "", "", "1.00 %", "", ""),
         ("sparse", "7-9", "0.250", "96.00 %", "90.00 %", "6.0 %", "3.3 %"),
-        ("dense twin", "7-9", "", "98.00 %", "0.00 %", "", ""),
+        ("dense twin", "7-9", "", "98.00 %", "0.50 %", "", ""),
     )
     assert [row[1:] for row in cost.rows] == [
         ("2e+06", "100.0 %"), ("2.5e+05", "12.5 %"), ("5e+07", "83.3 %"), ("3e+07", "50.0 %"), ("6e+07", "100.0 %"),
     ]  # fmt: skip
     assert dense.rows == (("stem.0", "excluded by 'stem.*'"),)
+
+
+def test_zeros_that_nobody_counted_are_not_shown() -> None:
+    """Older releases recorded no totals; the densest phase may have zeros of its own."""
+    phases, *_ = tables(replace(TRAINED, history=replace(HISTORY, totals={}, twin_nonzeros={})))
+    assert [row[4] for row in phases.rows] == [""] * 5
+    phases, *_ = tables(replace(TRAINED, history=replace(HISTORY, totals={"w": 2000}, twin_nonzeros={})))
+    assert [row[4] for row in phases.rows] == ["50.00 %", "95.00 %", "50.50 %", "95.00 %", ""]
+
+
+def test_layers_that_were_zero_throughout_are_named() -> None:
+    assert "zero throughout" not in text(TRAINED)
+    nonzeros = [{"w": 1000, "fc": 5}, {"w": 100, "fc": 0}, {"w": 990, "fc": 5}, {"w": 100, "fc": 0}]
+    phases = tuple(replace(phase, nonzeros=of) for phase, of in zip(HISTORY.phases, nonzeros, strict=True))
+    history = replace(HISTORY, phases=phases, totals={"w": 1000, "fc": 5}, twin_nonzeros={"w": 0, "fc": 5})
+    notes = [section for section in document(replace(TRAINED, history=history)).sections if isinstance(section, Notes)]
+    assert [note.lines for note in notes] == [
+        (
+            "fc: in epochs 3-4, 7-9.",
+            "The sparse half keeps no weight of fc: what these layers get has no effect.",
+            "The dense twin keeps no weight of w: what these layers get has no effect.",
+        )
+    ]
 
 
 def test_a_history_without_records_has_its_phases() -> None:
@@ -69,5 +92,5 @@ def test_an_accuracy_that_is_no_number_is_not_drawn() -> None:
 def test_the_report_shows_it() -> None:
     said = markdown(example("pass"))
     assert "![Phases and accuracy](run.svg)" in said
-    assert "| dense twin | 7-9 |  | 98.00 % | 0.00 % |  |  |" in said
+    assert "| dense twin | 7-9 |  | 98.00 % | 0.50 % |  |  |" in said
     assert "3 input channels a filter are no multiple of 4" in said

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from acdc_export.errors import CheckpointError, OutputError, TrainingError, UsageError
+from acdc_export.files import renamed
 from acdc_export.training import ACDC, Schedule, Unstructured, checkpoint
 
 from .test_acdc import OPTIMIZERS, network
@@ -198,18 +199,32 @@ def test_a_file_that_is_no_checkpoint_is_refused_and_kept(tmp_path, damage):
     assert file.read_bytes() == before
 
 
-def test_a_checkpoint_of_the_release_before_goes_on(tmp_path):
-    """Its phases said `revived`, and it was of schema version 1."""
+def of_release(state, version):
+    """A checkpoint's state as older releases wrote it."""
+
+    def parts(new):
+        kept = {key: value for key, value in new.items() if key in ("optimizer", "lr_scheduler", "also", "random")}
+        return {**kept, "model": {**new["model"]}, "buffers": {**new["model"]}}
+
+    old = {**state, "schema_version": version, "parts": parts(state["parts"])}
+    old["identity"] = {key: value for key, value in state["identity"].items() if key != "choice of weights"}
+    old["twin"] = parts(state["twin"]) if state["twin"] else None
+    old["states"] = {half: {**weights} for half, weights in state["states"].items()}
+    if version == 1:
+        old["phases"] = [renamed(phase, regrown="revived") for phase in state["phases"]]
+    return old
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("stop", [1, 7, 9])
+def test_a_checkpoint_of_an_older_release_goes_on(tmp_path, version, stop):
+    """Version 1 said `revived` in its phases; version 2 knew neither groups nor the versions of modules."""
     expected = Run(EPOCHS).go().result()
     file = tmp_path / "run.checkpoint"
-    Run(EPOCHS).go(file, stop=7)
+    Run(EPOCHS).go(file, stop)
     state = torch.load(file, weights_only=True)
-    assert state["schema_version"] == checkpoint.SCHEMA_VERSION == 2
-    assert any(phase["regrown"] is not None for phase in state["phases"])
-    old = [{**phase, "revived": phase["regrown"]} for phase in state["phases"]]
-    for phase in old:
-        del phase["regrown"]
-    torch.save({**state, "schema_version": 1, "phases": old}, file)
+    assert state["schema_version"] == checkpoint.SCHEMA_VERSION == 3
+    torch.save(of_release(state, version), file)
     run = Run(EPOCHS).go(file)
     assert run.acdc.resumed
     assert_same(run.result(), expected)

@@ -1,5 +1,6 @@
 import itertools
 import math
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import nn
 from acdc_export import patterns
 from acdc_export.errors import TrainingError, UsageError
 from acdc_export.training import NM, Blocks, Unstructured
-from acdc_export.training.pattern import of_kind
+from acdc_export.training.pattern import collapsed, of_kind
 
 
 def network():
@@ -120,10 +121,16 @@ def test_shared_weights_are_refused_unless_excluded():
         Unstructured(0.5).select(nn.Sequential(layer, layer))
 
 
-def test_a_layer_without_any_weight_left_is_an_error():
+def test_a_layer_may_lose_every_weight_unless_that_is_to_be_refused():
     weights = {"a": torch.full((4, 4), 1e-6), "b": torch.randn(100, 4)}
-    with pytest.raises(TrainingError, match="Every weight of a would be zero"):
-        Unstructured(0.5).masks(weights)
+    for pattern in (Unstructured(0.5), Blocks(0.5)):
+        masks = pattern.masks(weights)
+        assert collapsed(masks) == ["a"]
+        assert sum(int((~mask).sum()) for mask in masks.values()) == 208
+        with pytest.raises(TrainingError, match="Every weight of a would be zero"):
+            replace(pattern, layer_collapse="refuse").masks(weights)
+    with pytest.raises(UsageError, match=r"layer_collapse 'refused' \(did you mean 'refuse'\?\)"):
+        Unstructured(0.5, layer_collapse="refused")  # type: ignore[arg-type]
 
 
 def test_layers_are_excluded_by_type_and_size_and_say_so():
@@ -254,10 +261,6 @@ def test_the_fast_selection_equals_the_reference(kind, shapes, sparsity, scope, 
     arrays = {name: weight.numpy() for name, weight in weights.items()}
     chosen = None if known.kept else sparsity
     expected = patterns.reference_masks(known, arrays, chosen, scope)
-    try:
-        masks = of_kind(kind, chosen, scope).masks(weights)
-    except TrainingError:  # a layer that would be zero throughout
-        assert not all(mask.any() for mask in expected.values())
-        return
+    masks = of_kind(kind, chosen, scope).masks(weights)
     for name, mask in masks.items():
         np.testing.assert_array_equal(mask.numpy(), expected[name])
