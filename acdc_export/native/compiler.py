@@ -73,7 +73,7 @@ def compile(
         build(staged.program, staged.library, chosen.instruction_sets, folder)
         chosen.save(staged.plan, _about(layout, source))
         for path in (staged.header, staged.program, staged.weights, staged.plan, staged.library):
-            os.replace(path, stem.parent / path.name)
+            path.replace(stem.parent / path.name)
     return _files(stem)
 
 

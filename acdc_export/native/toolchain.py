@@ -24,6 +24,7 @@ _FLAGS = (
     "-ffp-contract=off",  # what uint8 becomes is defined operation by operation
     "-fno-math-errno", "-fno-trapping-math", "-fno-semantic-interposition",
 )  # fmt: skip
+_LINK = ("-shared", "-pthread", "-Wl,-z,noexecstack", "-Wl,--build-id=none")
 _AVX2 = ("-mavx2", "-mfma")
 _AVX512 = (*_AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mprefer-vector-width=512")
 _MACHINE = {
@@ -49,7 +50,9 @@ def compiler() -> list[str]:
     if named:
         command = shlex.split(named)
         if not command or shutil.which(command[0]) is None:
-            raise CompilerMissing(f"The C compiler that the variable CC names is not there: {named}", "Unset CC, or install it.")
+            raise CompilerMissing(
+                f"The C compiler that the variable CC names is not there: {named}", "Unset CC, or install it."
+            )
         return command
     for name in ("cc", "gcc", "clang"):
         if (path := shutil.which(name)) is not None:
@@ -62,7 +65,9 @@ def compiler() -> list[str]:
     )
 
 
-def build(program: Path, library: Path, instruction_sets: Sequence[str], objects: Path, extra: Sequence[str] = ()) -> None:
+def build(
+    program: Path, library: Path, instruction_sets: Sequence[str], objects: Path, extra: Sequence[str] = ()
+) -> None:
     """Compile `program` (a C file; what it includes lies beside it) to `library`. `objects`: a folder for object files.
 
     Raises:
@@ -70,19 +75,22 @@ def build(program: Path, library: Path, instruction_sets: Sequence[str], objects
         RuntimeUnavailable: it failed.
     """
     command = compiler()
-    jobs = [("common", ())]
+    jobs: list[tuple[str, tuple[str, ...]]] = [("common", ())]
     jobs += [(name, (f"-DSET={INSTRUCTION_SETS.index(name)}", *_MACHINE[name])) for name in instruction_sets]
 
     def compile_one(job: tuple[str, tuple[str, ...]]) -> str:
         name, flags = job
         target = f"{name}.o"
-        _run([*command, *_FLAGS, *extra, *flags, "-c", str(program.resolve()), "-o", str(objects.resolve() / target)], program.parent)
+        _run(
+            [*command, *_FLAGS, *extra, *flags, "-c", str(program.resolve()), "-o", str(objects.resolve() / target)],
+            program.parent,
+        )
         return str(objects.resolve() / target)
 
-    with ThreadPoolExecutor(max_workers=os.process_cpu_count() if sys.version_info >= (3, 13) else len(os.sched_getaffinity(0))) as pool:
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         files = list(pool.map(compile_one, jobs))
     _run(
-        [*command, "-shared", "-pthread", *extra, "-Wl,-z,noexecstack", "-Wl,--build-id=none", *files, "-o", str(library.resolve())],
+        [*command, *_LINK, *extra, *files, "-o", str(library.resolve())],
         program.parent,
     )
 
@@ -91,9 +99,13 @@ def _run(command: Sequence[str], folder: Path) -> None:
     try:
         done = subprocess.run(command, cwd=folder, capture_output=True, timeout=_TIMEOUT, check=False)
     except subprocess.TimeoutExpired as error:
-        raise RuntimeUnavailable(f"The C compiler did not end within {_TIMEOUT:.0f} s.", "Try another: CC=clang.") from error
+        raise RuntimeUnavailable(
+            f"The C compiler did not end within {_TIMEOUT:.0f} s.", "Try another: CC=clang."
+        ) from error
     except OSError as error:
-        raise CompilerMissing(f"{command[0]} can't be started: {error}.", "Install gcc, or pip install ziglang.") from error
+        raise CompilerMissing(
+            f"{command[0]} can't be started: {error}.", "Install gcc, or pip install ziglang."
+        ) from error
     if done.returncode:
         lines = [line for line in done.stderr.decode(errors="replace").splitlines() if "error" in line.lower()]
         reason = lines[0] if lines else f"exit code {done.returncode}"
@@ -101,5 +113,3 @@ def _run(command: Sequence[str], folder: Path) -> None:
             f"The C compiler {command[0]} failed: {reason}",
             "It has to know GNU C11 and x86 intrinsics: gcc 11, clang 14, or ziglang.",
         )
-
-

@@ -83,9 +83,7 @@ def _library(layout: Layout, plan: Plan, folder: Path, stem: str, threads: int) 
     return Library(files.library, threads)
 
 
-def _measure(
-    library: Library, layout: Layout, plan: Plan, here: str, threads: int, times: dict[int, Times]
-) -> None:
+def _measure(library: Library, layout: Layout, plan: Plan, here: str, threads: int, times: dict[int, Times]) -> None:
     random = np.random.default_rng(0)
     inputs = {port.name: random.standard_normal((1, *port.shape), np.float32) for port in library.inputs}
     tried = {at: list(_candidates(layout.steps[at], plan.choices[at].kernel, here, threads)) for at in times}
@@ -94,9 +92,7 @@ def _measure(
         for turn in range(max(map(len, lists.values()), default=0)):
             current = {at: tilings[turn % len(tilings)] for at, tilings in lists.items()}
             for at, chosen in current.items():
-                library.set_tiling(
-                    at, plan.choices[at].kernel, chosen.tile, chosen.pixel_pieces, chosen.channel_pieces
-                )
+                library.set_tiling(at, plan.choices[at].kernel, chosen.tile, chosen.pixel_pieces, chosen.channel_pieces)
             profile = library.profile(inputs, repeats)
             for at, chosen in current.items():
                 key = plan.choices[at].kernel, chosen
