@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -53,12 +54,25 @@ _PIECES = 8  # of a step that is no product, for each thread beyond the first
 
 @dataclass(frozen=True)
 class Source:
-    """A network as C: the header, the program, and the weights that the program includes."""
+    """A network as C: the header, the program, and the weights that the program includes.
 
+    `kernels` is what the program gives where SET is defined: the same text for all networks.
+    """
+
+    stem: str
     header: str
     program: str
+    kernels: str
     weights: bytes
     zeros: dict[int, tuple[int, int]]  # by step: zeros and weights
+
+    def write(self, folder: Path) -> Path:
+        """Write STEM.h, STEM.c and STEM.weights into a folder; return the path of the C file."""
+        program = folder / f"{self.stem}.c"
+        program.write_text(self.program, encoding="utf-8")
+        program.with_name(f"{self.stem}.h").write_text(self.header, encoding="utf-8")
+        program.with_name(f"{self.stem}.weights").write_bytes(self.weights)
+        return program
 
 
 def emit(layout: Layout, plan: Plan, stem: str, title: str, digest: str) -> Source:
@@ -79,16 +93,17 @@ class _Emitter:
         data = "\n".join([*self.structs, *self.tables(steps)])
         written = f"Written by acdc-export {__version__}."
         header = _file("model.h.in").replace("@TITLE@", _comment(self.title)).replace("@WRITTEN_BY@", written)
+        kernels = "\n".join(map(_file, ("steps.h", "vectors.h", "products.c", "pointwise.c", "kernels.c")))
         program = "\n".join(
             [
                 f"/* {_comment(self.title)}, compiled. {written}",
                 "",
                 "   Compiled once for each instruction set, with SET as its number, and once without, for what is",
                 "   common to all: the network as tables, and the runtime. */",
-                _file("steps.h"),
                 "#if defined(SET)",
-                *(_file(name) for name in ("vectors.h", "products.c", "pointwise.c", "kernels.c")),
+                kernels,
                 "#else",
+                _file("steps.h"),
                 "#pragma GCC visibility push(default)",
                 f'#include "{self.stem}.h"',
                 "#pragma GCC visibility pop",
@@ -99,7 +114,7 @@ class _Emitter:
                 "",
             ]
         )
-        return Source(header, program, bytes(self.weights), self.zeros)
+        return Source(self.stem, header, program, kernels, bytes(self.weights), self.zeros)
 
     # Arrays.
 

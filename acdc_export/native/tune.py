@@ -76,11 +76,7 @@ def _here(layout: Layout, folder: Path) -> str:
 
 
 def _library(layout: Layout, plan: Plan, folder: Path, stem: str, threads: int) -> Library:
-    from .compiler import write
-
-    files = write(emit(layout, plan, stem, stem, ""), folder, stem)
-    build(files.program, files.library, plan.instruction_sets, folder)
-    return Library(files.library, threads)
+    return Library(build(emit(layout, plan, stem, stem, ""), folder, plan.instruction_sets), threads)
 
 
 def _measure(library: Library, layout: Layout, plan: Plan, here: str, threads: int, times: dict[int, Times]) -> None:
