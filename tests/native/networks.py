@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -29,7 +29,22 @@ class Net:
         self.shapes: dict[str, Shape] = {f"x{at}": shape for at, shape in enumerate(shapes)}
         self.inputs = tuple(self.shapes)
         self.points: list[str] = list(self.inputs)
+        self.same: dict[str, str] = {}  # points that have the scale of another
         self.outputs: list[str] = []
+
+    def __repr__(self) -> str:
+        """What a test that fails shows."""
+        lines = [f"{name}: {self.shapes[name]}" for name in self.inputs]
+        for node in self.nodes:
+            attributes = {each.name: helper.get_attribute_value(each) for each in node.attribute}
+            (output,) = node.output
+            point = (
+                " point" + (f" as {self.same[output]}" if output in self.same else "") if output in self.points else ""
+            )
+            lines.append(
+                f"{output} = {node.op_type}({', '.join(node.input)}) {attributes}: {self.shapes[output]}{point}"
+            )
+        return "\n".join([*lines, f"outputs: {', '.join(self.outputs)}"])
 
     # Tensors and constants.
 
@@ -44,9 +59,12 @@ class Net:
         self.shapes[output] = shape
         return output
 
-    def point(self, tensor: str) -> str:
+    def point(self, tensor: str, same: str | None = None) -> str:
+        """Make a tensor a point, with the scale of the point `same` if there is one."""
         if tensor not in self.points:
             self.points.append(tensor)
+            if same in self.points:
+                self.same[tensor] = self.same.get(same, same)
         return tensor
 
     def weights(self, shape: Shape, density: float = 1.0, uneven: bool = False) -> Array:
@@ -224,7 +242,10 @@ class Net:
         values = dict(samples)
         if made:
             values |= dict(zip(made, run(model, samples), strict=True))
-        return {name: (min(float(array.min()), 0.0), max(float(array.max()), 0.0)) for name, array in values.items()}
+        ranges = {name: (min(float(array.min()), 0.0), max(float(array.max()), 0.0)) for name, array in values.items()}
+        for name, head in self.same.items():
+            ranges[head] = min(ranges[head][0], ranges[name][0]), max(ranges[head][1], ranges[name][1])
+        return {name: ranges[self.same.get(name, name)] for name in self.points}
 
 
 def run(model: onnx.ModelProto, inputs: dict[str, Array], optimized: bool = False) -> list[Array]:
@@ -268,6 +289,3 @@ def _spatial(
             count -= 1
         out.append(count + 1)
     return tuple(out)
-
-
-Chooser = Callable[[Any], Any]
