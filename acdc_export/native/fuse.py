@@ -122,13 +122,13 @@ class _Fuser:
         """The tensor of a value; its shape is that of the value `like`."""
         shape = self.graph.shapes.get(like or name)
         if shape is None or any(size < 1 for size in shape):
-            node = self.producers.get(like or name)
-            raise GraphError(f"The shape of {name}, from {node}, is not known.", "Export it with fixed sizes.")
+            where = self.producers.get(like or name, "the caller")
+            raise GraphError(f"The shape of {like or name}, from {where}, is not known.", "Export it with fixed sizes.")
         if not 2 <= len(shape) <= 4 or shape[0] != 1:
             node = self.producers.get(like or name)
             raise GraphError(
-                f"{node} makes {name} of shape {shape}: not (batch, channels), (batch, channels, length) or "
-                "(batch, channels, height, width).",
+                f"{node or 'The caller'} gives {like or name} of shape {shape}: not (batch, channels), "
+                "(batch, channels, length) or (batch, channels, height, width).",
                 "The target native compiles convolutional networks, a sample at a time.",
             )
         channels, *rest = shape[1:]
@@ -138,11 +138,18 @@ class _Fuser:
     def resolve(self, name: str) -> str:
         """The value that a name stands for: what Identity, Dropout and casts read."""
         while (node := self.producers.get(name)) is not None and node.operator in _SAME:
+            if node.operator == "Dropout":
+                self.check_dropout(node, name)
             if node.operator == "Cast" and node.attributes["to"] != TensorProto.FLOAT:
                 kind = helper.tensor_dtype_to_string(node.attributes["to"]).removeprefix("TensorProto.")
                 raise GraphError(f"{node} casts to {kind}.", "The target native computes in FP32 and INT8.")
             name = node.inputs[0]
         return name
+
+    def check_dropout(self, node: Node, name: str) -> None:
+        training = self.constant(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] else np.zeros(1)
+        if training is None or training.any() or name != node.outputs[0]:
+            raise GraphError(f"{node} drops values, or gives its mask.", "Export the network in evaluation mode.")
 
     def read(self, name: str) -> str:
         """The name of an FP32 tensor that a layer reads."""
@@ -260,7 +267,7 @@ class _Fuser:
                 if value is None or value.size != 1:
                     raise GraphError(f"{node} has a limit that is no constant.", "Export it with constant limits.")
                 limits[at] = float(value.reshape(()))
-        return limits[0], limits[1]
+        return min(limits), limits[1]  # where they cross, all values become the upper one
 
     # Products.
 
@@ -755,6 +762,11 @@ class _Linear:
         shaped = _kernel(matrix)
         offsets = np.zeros(len(shaped))
         if bias is not None:
+            if bias.size not in (1, len(shaped)):
+                raise GraphError(
+                    f"{node} adds {node.inputs[2]} of shape {bias.shape}.",
+                    f"The target native adds a value for each of the {len(shaped)} outputs.",
+                )
             offsets = beta * np.broadcast_to(np.asarray(bias, np.float64).reshape(-1), len(shaped))
         linear = cls(node, source, shaped, offsets.copy(), window, groups)
         linear.multipliers *= alpha

@@ -72,6 +72,9 @@ def read(path: Path) -> Graph:
         raise GraphError(f"{path}: opset {opset} is older than 11.", "Convert it: onnx.version_converter.")
     constants = {tensor.name: _array(tensor, path) for tensor in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in constants]
+    for value in (*inputs, *model.graph.output):
+        _check_type(value)
+    _check_batch(model, inputs, path)
     for value in inputs:
         _fix_batch(value)
     integers: dict[str, Integers] = {}
@@ -116,20 +119,48 @@ def _array(tensor: onnx.TensorProto, path: Path) -> NDArray[Any]:
     return array.astype(np.float32) if array.dtype in (np.float16, np.float64) else array
 
 
+def _check_type(value: onnx.ValueInfoProto) -> None:
+    kind = value.type.WhichOneof("value")
+    if kind == "tensor_type":
+        if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT:
+            return
+        kind = helper.tensor_dtype_to_string(value.type.tensor_type.elem_type).removeprefix("TensorProto.")
+    raise GraphError(f"{value.name} is {kind}; the target native takes and gives FP32.", "Export it with FP32.")
+
+
+def _check_batch(model: onnx.ModelProto, inputs: list[onnx.ValueInfoProto], path: Path) -> None:
+    """Refuse what mixes the samples of a batch, as far as shapes tell: a library computes them one by one."""
+    sizes = {dimension.dim_value for value in inputs for dimension in value.type.tensor_type.shape.dim[:1]}
+    if sizes == {1}:
+        return
+    (batch,) = sizes if len(sizes) == 1 and sizes != {0} else (2,)
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    for value in copy.graph.input:
+        if value.name in {taken.name for taken in inputs} and value.type.tensor_type.shape.dim:
+            value.type.tensor_type.shape.dim[0].dim_value = batch
+    _forget_shapes(copy)
+    shapes = _infer(copy, path)
+    for value in model.graph.output:
+        shape = shapes.get(value.name)
+        if shape is not None and shape[:1] != (batch,):
+            raise GraphError(
+                f"For {batch} samples, the output {value.name} has shape {shape}: it mixes them.",
+                "The target native computes a sample at a time: keep the batch as the first dimension.",
+            )
+
+
 def _fix_batch(value: onnx.ValueInfoProto) -> None:
-    """Set the batch to 1; refuse what is not a batch of FP32 samples of a fixed shape."""
-    tensor = value.type.tensor_type
-    if tensor.elem_type != onnx.TensorProto.FLOAT:
-        kind = helper.tensor_dtype_to_string(tensor.elem_type).removeprefix("TensorProto.")
-        raise GraphError(f"The input {value.name} is {kind}; the target native takes FP32.", "Export it with FP32.")
-    dimensions = tensor.shape.dim
+    """Set the batch to 1; refuse what is not a batch of samples of a fixed shape."""
+    dimensions = value.type.tensor_type.shape.dim
     if len(dimensions) < 2:
+        rank = "1 dimension" if dimensions else "no dimensions"
         raise GraphError(
-            f"The input {value.name} has {len(dimensions)} dimensions: there is no batch of samples.",
+            f"The input {value.name} has {rank}: it is no batch of samples.",
             "Export it with the batch as the first dimension.",
         )
     for axis, dimension in enumerate(dimensions):
-        if axis and not dimension.dim_value:
+        if axis and dimension.dim_value < 1:
             raise GraphError(
                 f"The input {value.name} has a dynamic shape: dimension {axis} ({dimension.dim_param or '?'}) is open.",
                 "Only the batch may be dynamic: export it with the size that it will run with.",
@@ -149,13 +180,18 @@ def _node(proto: onnx.NodeProto, index: int) -> Node:
 
 
 def _shapes(model: onnx.ModelProto, path: Path) -> dict[str, tuple[int, ...]]:
-    del model.graph.value_info[:]  # what is stored there was true of another batch
-    for value in model.graph.output:
-        value.type.tensor_type.ClearField("shape")
+    _forget_shapes(model)
     shapes = _infer(model, path)
     while _correct_pools(model, shapes):
         shapes = _infer(model, path)
     return shapes
+
+
+def _forget_shapes(model: onnx.ModelProto) -> None:
+    """What is stored there may be true of another batch."""
+    del model.graph.value_info[:]
+    for value in model.graph.output:
+        value.type.tensor_type.ClearField("shape")
 
 
 def _infer(model: onnx.ModelProto, path: Path) -> dict[str, tuple[int, ...]]:
