@@ -23,10 +23,17 @@ struct worker {
     pthread_t thread;
 };
 
-struct model {
-    int threads, set, started;
+/* What a run is about. Each worker has a copy: one that the system held up still has that of a run that is over. */
+struct job {
+    unsigned run;
+    int by_sample, first_sample, sample_count;
     const float *const *inputs;
     float *const *outputs;
+};
+
+struct model {
+    int threads, set, started;
+    struct job job;                 /* the current one */
     float *memory;                  /* an arena for each thread */
     struct segments *segments;      /* of all steps */
     struct tiling *tiling;
@@ -34,9 +41,8 @@ struct model {
     atomic_uint_least64_t *done;    /* of each step: the run, and how many pieces are done */
     atomic_uint_least64_t sample;   /* where samples go to threads: the run, and the next sample */
     atomic_uint_least64_t samples_done;
-    atomic_uint run;                /* counts runs; 0 tells the workers to end */
+    atomic_uint run;                /* counts runs */
     atomic_int waiting, ending;
-    int by_sample, first_sample, sample_count;
     pthread_mutex_t calls, lock;
     pthread_cond_t changed;
     struct worker *workers;
@@ -154,6 +160,8 @@ static void pause_briefly(void) { __builtin_ia32_pause(); }
 
 static uint64_t tagged(unsigned run, unsigned count) { return (uint64_t)run << 32 | count; }
 
+enum { NONE_LEFT = 0x7fffffff }; /* more than there are pieces: what a run doesn't use has none to take */
+
 /* The next of `count` pieces: -1 when there is none, -2 when the run is over. */
 static int take(atomic_uint_least64_t *next, unsigned run, unsigned count)
 {
@@ -209,9 +217,10 @@ static void await(struct model *m, atomic_uint_least64_t *done, unsigned run, un
 }
 
 /* One sample, by all threads: each comes here. */
-static void share(struct model *m, unsigned run)
+static void share(struct model *m, const struct job *job)
 {
-    struct frame frame = {arena_of(m, 0), m->inputs, m->outputs, m->first_sample, m->segments};
+    unsigned run = job->run;
+    struct frame frame = {arena_of(m, 0), job->inputs, job->outputs, job->first_sample, m->segments};
     for (int i = 0; i < STEPS; i++) {
         unsigned count = (unsigned)pieces_of(m, i);
         int piece;
@@ -226,24 +235,16 @@ static void share(struct model *m, unsigned run)
 }
 
 /* Whole samples, each by one thread. */
-static void take_samples(struct model *m, unsigned run, int thread)
+static void take_samples(struct model *m, const struct job *job, int thread)
 {
     int sample;
-    while ((sample = take(&m->sample, run, (unsigned)m->sample_count)) >= 0) {
-        struct frame frame = {arena_of(m, thread), m->inputs, m->outputs, m->first_sample + sample, m->segments};
+    while ((sample = take(&m->sample, job->run, (unsigned)job->sample_count)) >= 0) {
+        struct frame frame = {arena_of(m, thread), job->inputs, job->outputs, job->first_sample + sample, m->segments};
         for (int i = 0; i < STEPS; i++)
             for (int piece = 0, count = pieces_of(m, i); piece < count; piece++)
                 runners[m->set](steps + i, m->tiling + i, m->segments + i, &frame, piece, count);
-        finish(m, &m->samples_done, (unsigned)m->sample_count, 0);
+        finish(m, &m->samples_done, (unsigned)job->sample_count, 0);
     }
-}
-
-static void work(struct model *m, unsigned run, int thread, int by_sample)
-{
-    if (by_sample)
-        take_samples(m, run, thread);
-    else
-        share(m, run);
 }
 
 static void *worker(void *argument)
@@ -257,43 +258,50 @@ static void *worker(void *argument)
         pthread_mutex_lock(&m->lock);
         while (atomic_load(&m->run) == seen && !atomic_load(&m->ending))
             pthread_cond_wait(&m->changed, &m->lock);
-        seen = atomic_load(&m->run);
-        int by_sample = m->by_sample;
+        struct job job = m->job;
+        seen = job.run;
         pthread_mutex_unlock(&m->lock);
         if (atomic_load(&m->ending))
             return 0;
-        work(m, seen, w->index, by_sample);
+        if (job.by_sample)
+            take_samples(m, &job, w->index);
+        else
+            share(m, &job);
     }
 }
 
-/* Begin a run: set all counters to it, then wake the workers. */
-static unsigned begin(struct model *m, int by_sample, int first, int count)
+/* Begin a run: set all counters to it, then wake the workers. Nothing is left to take for who comes late from the run
+   before. */
+static struct job begin(struct model *m, int by_sample, int first, int count, const float *const *inputs,
+                        float *const *outputs)
 {
     pthread_mutex_lock(&m->lock);
-    unsigned run = atomic_load(&m->run) + 1;
-    m->by_sample = by_sample, m->first_sample = first, m->sample_count = count;
+    struct job job = {atomic_load(&m->run) + 1, by_sample, first, count, inputs, outputs};
+    m->job = job;
     for (int i = 0; i < STEPS; i++) {
-        atomic_store(m->done + i, tagged(run, 0));
-        atomic_store(m->next + i, tagged(by_sample ? run - 1 : run, 0));
+        atomic_store(m->done + i, tagged(job.run, 0));
+        atomic_store(m->next + i, tagged(job.run, by_sample ? NONE_LEFT : 0));
     }
-    atomic_store(&m->samples_done, tagged(run, 0));
-    atomic_store(&m->sample, tagged(by_sample ? run : run - 1, 0));
-    atomic_store(&m->run, run);
+    atomic_store(&m->samples_done, tagged(job.run, 0));
+    atomic_store(&m->sample, tagged(job.run, by_sample ? 0 : NONE_LEFT));
+    atomic_store(&m->run, job.run);
     pthread_cond_broadcast(&m->changed);
     pthread_mutex_unlock(&m->lock);
-    return run;
+    return job;
 }
 
-static void run_batch(struct model *m, int batch)
+static void run_batch(struct model *m, int batch, const float *const *inputs, float *const *outputs)
 {
     int whole = m->threads > 1 ? batch / m->threads * m->threads : batch;
     if (whole) {
-        unsigned run = begin(m, 1, 0, whole);
-        take_samples(m, run, 0);
-        await(m, &m->samples_done, run, (unsigned)whole);
+        struct job job = begin(m, 1, 0, whole, inputs, outputs);
+        take_samples(m, &job, 0);
+        await(m, &m->samples_done, job.run, (unsigned)whole);
     }
-    for (int sample = whole; sample < batch; sample++)
-        share(m, begin(m, 0, sample, 1));
+    for (int sample = whole; sample < batch; sample++) {
+        struct job job = begin(m, 0, sample, 1, inputs, outputs);
+        share(m, &job);
+    }
 }
 
 static int check(const model *m, const float *const *inputs, float *const *outputs)
@@ -317,8 +325,7 @@ int model_run(model *m, int batch, const float *const *inputs, float *const *out
     if (batch < 1)
         return MODEL_BATCH;
     pthread_mutex_lock(&m->calls);
-    m->inputs = inputs, m->outputs = outputs;
-    run_batch(m, batch);
+    run_batch(m, batch, inputs, outputs);
     pthread_mutex_unlock(&m->calls);
     return MODEL_OK;
 }
@@ -329,12 +336,13 @@ int model_profile(model *m, const float *const *inputs, float *const *outputs, i
     if (status || !nanoseconds)
         return status ? status : MODEL_NULL;
     pthread_mutex_lock(&m->calls);
-    m->inputs = inputs, m->outputs = outputs, m->profiling = 1;
+    m->profiling = 1;
     for (int i = 0; i < STEPS; i++)
         nanoseconds[i] = 1e18;
     for (int repeat = 0; repeat < repeats; repeat++) {
         double before = now();
-        share(m, begin(m, 0, 0, 1));
+        struct job job = begin(m, 0, 0, 1, inputs, outputs);
+        share(m, &job);
         for (int i = 0; i < STEPS; before = m->ended[i++])
             nanoseconds[i] = m->ended[i] - before < nanoseconds[i] ? m->ended[i] - before : nanoseconds[i];
     }
