@@ -158,7 +158,7 @@ class _Emitter:
         if layer.multipliers is not None:
             fields["multipliers"] = self.channels(layer.multipliers)
         if layer.residual is not None:
-            fields["residual_multiplier"], fields["residual_offset"] = map(_real, layer.residual)
+            fields["residual_multiplier"] = _real(layer.residual)
         return "product", fields
 
     def pool(self, at: int, step: Step) -> tuple[str, dict[str, Any]]:
@@ -327,7 +327,7 @@ def _wide(layer: Product) -> int:
         return 0
     sums = np.abs(layer.weights.reshape(len(layer.weights), -1).astype(np.int64)).sum(1) * 255
     most = (sums + np.abs(layer.bias.astype(np.int64))) * layer.multipliers.astype(np.float64)
-    residual = 0.0 if layer.residual is None else 255 * abs(layer.residual[0]) + abs(layer.residual[1])
+    residual = 0.0 if layer.residual is None else 255 * layer.residual
     return int(float(most.max(initial=0.0)) + residual >= 2.0**30)
 
 
