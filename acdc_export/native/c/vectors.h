@@ -111,7 +111,7 @@ enum { LANES = 8 };
 #if defined(__AVXVNNI__)
 static inline __attribute__((always_inline)) words dot(words sum, words x, words w)
 {
-    __asm__("{vex} vpdpbusd %2, %1, %0" : "+x"(sum) : "x"(x), "x"(w));
+    __asm__("%{vex%} vpdpbusd %2, %1, %0" : "+x"(sum) : "x"(x), "x"(w));
     return sum;
 }
 #else
