@@ -168,7 +168,9 @@ class _Emitter:
         self.zeros[at] = packed.zeros, packed.total
         residual = step.reads[1] if layer.residual is not None else target
         outputs, (_, height, width) = len(layer.weights), target.tensor.shape
-        contiguous = source.pitch == target.pitch == residual.pitch == width and not target.bordered
+        contiguous = source.pitch == target.pitch == width and not target.bordered
+        first, *others = target.form.shifts
+        shifts = len(target.form.shifts), first, others[0] - first if others else 1, target.copy_distance
         low, high, zero = layer.low, layer.high, 0
         clipped = low > -np.inf or high < np.inf
         if integer and target.tensor.quantized is not None:
@@ -176,7 +178,8 @@ class _Emitter:
             clipped = (low, high) != (0.0, 255.0)
         fields = {
             "in": _view(source), "out": _view(target), "residual": _view(residual),
-            "height": height, "width": width, "outputs": outputs, "contiguous": int(contiguous),
+            "height": height, "width": width, "outputs": outputs, "contiguous": int(contiguous), "residual_contiguous": int(source.pitch == residual.pitch == width),
+            "copies": f"{{{', '.join(map(str, shifts))}}}",
             "to_float": int(to_float), "clipped": int(clipped), "taps": len(packed.offsets), "wide": _wide(layer),
             "starts": self.array(packed.starts, "uint32_t"), "safe": self.array(packed.safe, "uint32_t"),
             "offsets": self.array(packed.offsets, "int32_t"),

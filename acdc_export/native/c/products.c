@@ -29,17 +29,17 @@ INLINE void put(const struct product *p, const struct segments *s, int vector, f
     }
     const struct segment *segment = s->list + (long)vector * s->each;
     for (int i = 0; i < s->each; i++)
-        store_some(out + segment[i].out, segment[i].mask, value);
+        store_some(out + segment[i].at, segment[i].mask, value);
 }
 
 INLINE words get_residual(const struct product *p, const struct segments *s, int vector, const float *residual)
 {
-    if (p->contiguous)
+    if (p->residual_contiguous)
         return load_words(residual + vector * LANES);
-    const struct segment *segment = s->list + (long)vector * s->each;
+    const struct segment *segment = s->residual + (long)vector * s->each_residual;
     words value = all_words(0);
-    for (int i = 0; i < s->each; i++)
-        value = load_some(value, residual + segment[i].residual, segment[i].mask);
+    for (int i = 0; i < s->each_residual; i++)
+        value = load_some(value, residual + segment[i].at, segment[i].mask);
     return value;
 }
 
