@@ -209,10 +209,10 @@ class Precision:
 
     tolerance: Annotated[float, Gt(0)]  # |output - reference| <= tolerance * (1 + |reference|)
     passes: tuple[str, ...] = ()  # of the graph, after those of [graph]
-    scheme: str | None = None  # of `lowering.quantize`: the graph is quantized, on samples
+    scheme: str | None = None  # of `lowering.quantize`: the graph is quantized, on samples of its own
     quantizer: Quantizer = Quantizer()
     quantizer_without_vnni: Quantizer | None = None  # on an x86 processor without VNNI, where that is another one
-    build: bool = False  # `build` in engine.py makes the runtime's own form of the graph
+    build: bool = False  # `build` in engine.py makes the runtime's own form of the graph, quantized or not
     samples: bool = False  # `build` calibrates on samples
 
     @property
@@ -508,6 +508,8 @@ def _precision_problems(table: Table) -> list[str]:
                 problems.append(f"{where}.scheme: unknown scheme '{scheme}'{nearest(scheme, scheme_names())}")
         if _at(table, f"{where}.samples") and not _at(table, f"{where}.build"):
             problems.append(f"{where}.samples: only `build` calibrates on them; a scheme of ours has its own")
+        elif _at(table, f"{where}.samples") and _at(table, f"{where}.scheme"):
+            problems.append(f"{where}.samples: the scheme has its own; `build` gets the graph that it quantized")
     control = _at(table, "benchmark.control_precision")
     if isinstance(precisions, dict) and control and control not in precisions:
         problems.append(

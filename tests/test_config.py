@@ -126,6 +126,11 @@ def test_a_target_of_ones_own(tmp_path: Path) -> None:
         ('batch = "each"', "", "graph.batch: the pass 'static_batch' writes a batch size into each file"),
         ('scheme = "convinteger"', "samples = true", "precisions.int8.samples: only `build` calibrates on them"),
         (
+            'scheme = "convinteger"',
+            'scheme = "convinteger"\nbuild = true\nsamples = true',
+            "precisions.int8.samples: the scheme has its own",
+        ),
+        (
             "gated_batch_size = 16\n",
             'gated_batch_size = 16\ncontrol_precision = "fp23"\n',
             "no precision 'fp23' (did you",

@@ -37,7 +37,7 @@ def build(
     """Have the target's runtime make of `model` its own form in `precision`. If that fails, nothing of it is left.
 
     Args:
-        model: as the target takes it in FP32.
+        model: as the target takes it: in FP32, or quantized by the scheme of `precision`.
         stem: the path of the new files up to their suffixes, which the runtime chooses: `STEM.xml` and `STEM.bin`.
         batch_sizes: those that the new form has to take; the first is the one that it calibrates with.
         cpus: the cores that the process is pinned to, with a thread on each.
