@@ -152,6 +152,13 @@ def _shapes(model: onnx.ModelProto, path: Path) -> dict[str, tuple[int, ...]]:
     del model.graph.value_info[:]  # what is stored there was true of another batch
     for value in model.graph.output:
         value.type.tensor_type.ClearField("shape")
+    shapes = _infer(model, path)
+    while _correct_pools(model, shapes):
+        shapes = _infer(model, path)
+    return shapes
+
+
+def _infer(model: onnx.ModelProto, path: Path) -> dict[str, tuple[int, ...]]:
     try:
         inferred = shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
     except Exception as error:
@@ -167,6 +174,48 @@ def _shapes(model: onnx.ModelProto, path: Path) -> dict[str, tuple[int, ...]]:
         if tensor.HasField("shape") and all(dimension.HasField("dim_value") for dimension in tensor.shape.dim):
             shapes[value.name] = sizes
     return shapes
+
+
+def _correct_pools(model: onnx.ModelProto, shapes: dict[str, tuple[int, ...]]) -> bool:
+    """Correct pools that round up and have one window too many; whether there were any.
+
+    A window that begins behind the tensor is left out. Before opset 22, shape inference counts it all the same. So the
+    copy of the graph that shapes are inferred from gets the padding that leads to the right number without rounding up.
+    """
+    changed: set[str] = set()  # values whose shapes are not those of `shapes` any more
+    corrected = False
+    for proto in model.graph.node:
+        if changed.intersection(proto.input):
+            changed.update(proto.output)
+            continue
+        if proto.op_type not in ("MaxPool", "AveragePool") or proto.input[0] not in shapes:
+            continue
+        attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in proto.attribute}
+        kernel = attributes["kernel_shape"]
+        if not attributes.get("ceil_mode", 0) or attributes.get("auto_pad", b"NOTSET") != b"NOTSET":
+            continue
+        rank = len(kernel)
+        pads = list(attributes.get("pads", [0] * 2 * rank))
+        strides, dilations = (attributes.get(name, [1] * rank) for name in ("strides", "dilations"))
+        excess = False
+        for axis, size in enumerate(shapes[proto.input[0]][2:]):
+            span = (kernel[axis] - 1) * dilations[axis] + 1
+            before, after, stride = pads[axis], pads[axis + rank], strides[axis]
+            last = -(-(size + before + after - span) // stride)
+            while last > 0 and last * stride >= size + before:
+                last, excess = last - 1, True
+            pads[axis + rank] = max(last * stride + span - size - before, 0)
+        if excess:
+            _set(proto, ceil_mode=0, pads=pads)
+            changed.update(proto.output)
+            corrected = True
+    return corrected
+
+
+def _set(proto: onnx.NodeProto, **attributes: Any) -> None:
+    kept = [attribute for attribute in proto.attribute if attribute.name not in attributes]
+    del proto.attribute[:]
+    proto.attribute.extend([*kept, *(helper.make_attribute(name, value) for name, value in attributes.items())])
 
 
 def _compute(

@@ -222,6 +222,8 @@ class _Builder:
             max((count - 1) * stride + (size - 1) * dilation + 1 - before - have, 0)
             for (count, stride, size, dilation), before, have in zip(steps, (top, left), tensor.shape[1:], strict=True)
         )
+        if isinstance(layer, Product):  # its output's rows, as far apart as the input's, must not overlap
+            right = max(right, out[2] - tensor.shape[2])
         border = (top, left, bottom, right)
         zero = 0.0 if tensor.quantized is None else float(tensor.quantized.zero)
         if isinstance(layer, Pool) and layer.kind == "max":

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import _ctypes
 import ctypes
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,29 +77,42 @@ class Library:
 
     def __init__(self, path: Path | str, threads: int = 1, cpus: Sequence[int] | None = None) -> None:
         self._model = ctypes.c_void_p()
+        self._c: ctypes.CDLL | None = _load(Path(path).resolve())
         try:
-            self._c = ctypes.CDLL(str(Path(path).resolve()))
-            self._c.model_describe.restype = ctypes.POINTER(_Description)
-        except (OSError, AttributeError) as error:
-            raise EngineError(f"{path} can't be loaded: {error}", "Compile it again for this machine.") from error
-        _declare(self._c)
-        about = self._c.model_describe().contents
-        if about.abi != _ABI:
-            raise EngineError(f"{path} has ABI {about.abi}, this is for {_ABI}.", "Compile it again.")
-        self.title, self.hash, self.version = (text.decode() for text in (about.name, about.hash, about.version))
-        self.precision, self.weight_bytes, self.arena_bytes = (
-            about.precision.decode(),
-            about.weight_bytes,
-            about.arena_bytes,
+            self._describe(path)
+            chosen = None if cpus is None else (ctypes.c_int * len(cpus))(*cpus)
+            self._check(self._c.model_create(threads, chosen, len(cpus or ()), ctypes.byref(self._model)))
+        except BaseException:
+            self.close()
+            raise
+        self.threads = threads
+        self.instruction_set: str = self._c.model_instruction_set().decode()
+
+    def _describe(self, path: Path | str) -> None:
+        c = self._library
+        try:
+            c.model_describe.restype = ctypes.POINTER(_Description)
+            about = c.model_describe().contents
+            if about.abi != _ABI:
+                raise EngineError(f"{path} has ABI {about.abi}, this is for {_ABI}.", "Compile it again.")
+            _declare(c)
+        except AttributeError as error:
+            raise EngineError(f"{path} is no compiled model: {error}.", "Name one of `native.compile`.") from error
+        self.title, self.hash, self.version, self.precision = (
+            text.decode() for text in (about.name, about.hash, about.version, about.precision)
         )
+        self.weight_bytes: int = about.weight_bytes
+        self.arena_bytes: int = about.arena_bytes
+        self.layer_count: int = about.layer_count
         self.instruction_sets = tuple(about.instruction_sets.decode().split())
         self.inputs = tuple(map(_port, about.inputs[: about.input_count]))
         self.outputs = tuple(map(_port, about.outputs[: about.output_count]))
-        self.layer_count: int = about.layer_count
-        chosen = None if cpus is None else (ctypes.c_int * len(cpus))(*cpus)
-        self._check(self._c.model_create(threads, chosen, len(cpus or ()), ctypes.byref(self._model)))
-        self.threads = threads
-        self.instruction_set: str = self._c.model_instruction_set().decode()
+
+    @property
+    def _library(self) -> ctypes.CDLL:
+        if self._c is None:
+            raise EngineError("The library is closed.", "Open it again: native.Library(path).")
+        return self._c
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
         """Compute a batch: arrays of shape (batch, *shape) by name. Raises `UsageError` for others."""
@@ -117,7 +132,7 @@ class Library:
         outputs = {port.name: np.empty((batch, *port.shape), np.float32) for port in self.outputs}
         taken = (_REALS * len(arrays))(*(array.ctypes.data_as(_REALS) for array in arrays))
         given = (_REALS * len(outputs))(*(array.ctypes.data_as(_REALS) for array in outputs.values()))
-        return Bound(lambda: self._check(self._c.model_run(self._model, batch, taken, given)), outputs, arrays)
+        return Bound(lambda: self._check(self._library.model_run(self._model, batch, taken, given)), outputs, arrays)
 
     def profile(self, inputs: Mapping[str, NDArray[Any]], repeats: int = 10) -> list[Timed]:
         """What each step takes for one sample: the least of `repeats` runs."""
@@ -125,21 +140,25 @@ class Library:
         taken = (_REALS * len(self.inputs))(*(array.ctypes.data_as(_REALS) for array in bound.inputs))
         given = (_REALS * len(self.outputs))(*(array.ctypes.data_as(_REALS) for array in bound.outputs.values()))
         times = (ctypes.c_double * self.layer_count)()
-        self._check(self._c.model_profile(self._model, taken, given, repeats, times))
+        c = self._library
+        self._check(c.model_profile(self._model, taken, given, repeats, times))
         return [
-            Timed(self._c.model_layer_name(at).decode(), self._c.model_layer_operator(at).decode(), time * 1e-9)
+            Timed(c.model_layer_name(at).decode(), c.model_layer_operator(at).decode(), time * 1e-9)
             for at, time in enumerate(times)
         ]
 
     def set_tiling(self, layer: int, kernel: int, tile: int, pixel_pieces: int, channel_pieces: int) -> None:
         """Cut a layer in another way, in this model only; for the compiler."""
-        self._check(self._c.model_set_tiling(self._model, layer, kernel, tile, pixel_pieces, channel_pieces))
+        self._check(self._library.model_set_tiling(self._model, layer, kernel, tile, pixel_pieces, channel_pieces))
 
     def close(self) -> None:
-        """End the threads, free the memory. The library itself stays loaded."""
+        """End the threads, free the memory, unload the library."""
+        if self._c is None:
+            return
         if self._model:
             self._c.model_destroy(self._model)
-            self._model = ctypes.c_void_p()
+        _unload(self._c)
+        self._model, self._c = ctypes.c_void_p(), None
 
     def __enter__(self) -> Library:
         return self
@@ -148,11 +167,13 @@ class Library:
         self.close()
 
     def __del__(self) -> None:
-        self.close()
+        if getattr(self, "_c", None) is not None:
+            self.close()
 
     def _check(self, status: int) -> None:
         if status:
-            raise EngineError(f"The library says: {self._c.model_error(status).decode()}.", "See its header, model.h.")
+            said = self._library.model_error(status).decode()
+            raise EngineError(f"The library says: {said}.", "Its header says more: model_status.")
 
 
 @dataclass(frozen=True)
@@ -165,6 +186,33 @@ class Bound:
 
     def __call__(self) -> None:
         self.call()
+
+
+_files: dict[str, tuple[int, int]] = {}  # device and inode of loaded libraries, by path
+_uses: Counter[str] = Counter()
+
+
+def _load(path: Path) -> ctypes.CDLL:
+    """Load a library. The system's loader goes by names: it would take an old file of this name for the new one."""
+    try:
+        status = path.stat()
+        identity = status.st_dev, status.st_ino
+        if _files.get(str(path), identity) != identity:
+            raise EngineError(f"{path} is in use, and was compiled anew since.", "Close the one in use first.")
+        library = ctypes.CDLL(str(path))
+    except OSError as error:
+        raise EngineError(f"{path} can't be loaded: {error}", "Compile it again for this machine.") from error
+    _files[str(path)] = identity
+    _uses[str(path)] += 1
+    return library
+
+
+def _unload(library: ctypes.CDLL) -> None:
+    name = library._name
+    _ctypes.dlclose(library._handle)
+    _uses[name] -= 1
+    if not _uses[name]:
+        del _files[name], _uses[name]
 
 
 def _declare(c: ctypes.CDLL) -> None:

@@ -74,7 +74,8 @@ def _layer(layer: AnyLayer, given: list[Array], tensors: list[Tensor], out: Tens
         case Function():
             return _function(layer, given[0])
         case Table():
-            return layer.table[given[0]]
+            levels: Array = layer.table[given[0]]
+            return levels
         case Binary():
             return _binary(layer, given, tensors, out)
         case Concat():
@@ -142,7 +143,8 @@ def _product(layer: Product, given: list[Array], tensor: Tensor, out: Tensor) ->
     integer = tensor.quantized is not None
     outputs, inputs = layer.weights.shape[:2]
     each = outputs // layer.groups
-    windows = _windows(given[0], layer.window, out, _quantized(tensor).zero if integer else 0.0).astype(np.float64)
+    padding = _quantized(tensor).zero if integer else 0.0
+    windows = _windows(given[0], layer.window, out, padding).astype(np.float64)
     sums = np.empty((len(given[0]), *out.shape))
     for group in range(layer.groups):
         to, of = slice(group * each, (group + 1) * each), slice(group * inputs, (group + 1) * inputs)
@@ -168,13 +170,13 @@ def _pool(layer: Pool, x: Array, tensor: Tensor, out: Tensor) -> Array:
         largest: Array = _windows(x, layer.window, out, least).max(axis=(4, 5))
         return largest
     zero = 0 if tensor.quantized is None else tensor.quantized.zero
-    sums = (_windows(x, layer.window, out, zero).astype(np.float64) - zero).sum(axis=(4, 5))
+    sums: Array = (_windows(x, layer.window, out, zero).astype(np.float64) - zero).sum(axis=(4, 5))
     inside = np.ones((1, 1, *tensor.shape[1:]))
     top, left, bottom, right = layer.window.pads
     if layer.count_padding:
         inside = _padded(inside, (top, left, bottom, right), 1.0)
     window = layer.window if not layer.count_padding else _without_pads(layer.window)
-    counts = _windows(inside, window, out, 0.0).sum(axis=(4, 5))
+    counts: Array = _windows(inside, window, out, 0.0).sum(axis=(4, 5))
     if out.quantized is None:
         return (sums / counts).astype(np.float32)
     multipliers = np.float32(layer.multiplier) / counts.astype(np.float32)

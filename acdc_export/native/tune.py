@@ -2,11 +2,13 @@
 
 Two libraries are built, one with all products sparse and one with all dense. In each, all products try all their
 tilings, run by run; what each step takes is noted. So every candidate is measured with the caches as its neighbours
-leave them. Instruction sets that this processor lacks get the same kernel, and a tiling by rule.
+leave them. The best instruction set that this processor has is measured; the others get the same kernel, and a tiling
+by rule.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -45,8 +47,8 @@ Times = dict[tuple[int, Tiling], float]  # seconds, by kernel and tiling
 def tuned(layout: Layout, instruction_sets: Iterable[str], threads: int, folder: Path) -> Plan:
     """Return the plan that is fastest on this machine with so many threads; `folder` is for temporary files."""
     sets = tuple(instruction_sets)
-    here = _here(layout, folder)
-    if here not in sets:
+    here = _measurable(sets)
+    if here is None:
         return guess(layout, sets, threads)
     times: dict[int, Times] = {at: {} for at, step in enumerate(layout.steps) if is_product(step)}
     for dense in (False, True):
@@ -63,8 +65,8 @@ def tuned(layout: Layout, instruction_sets: Iterable[str], threads: int, folder:
     return Plan(sets, choices, here, threads)
 
 
-def _here(layout: Layout, folder: Path) -> str:
-    """The best instruction set of this processor: what an empty library says."""
+def runnable() -> tuple[str, ...]:
+    """The instruction sets that this processor has, best first; as `supported` in runtime.c says."""
     flags = set(Path("/proc/cpuinfo").read_text(encoding="utf-8").split())
     needs = {
         "avx512_vnni": {"avx512bw", "avx512vl", "avx512dq", "avx512_vnni"},
@@ -72,7 +74,13 @@ def _here(layout: Layout, folder: Path) -> str:
         "avx2_vnni": {"avx2", "fma", "avx_vnni"},
         "avx2": {"avx2", "fma"},
     }
-    return next((name for name in INSTRUCTION_SETS if needs[name] <= flags), "")
+    return tuple(name for name in INSTRUCTION_SETS if needs[name] <= flags)
+
+
+def _measurable(sets: Iterable[str]) -> str | None:
+    """The one of `sets` that a library runs here."""
+    forced = os.environ.get("MODEL_INSTRUCTION_SET")
+    return next((name for name in runnable() if name in sets and forced in (None, "", name)), None)
 
 
 def _library(layout: Layout, plan: Plan, folder: Path, stem: str, threads: int) -> Library:
