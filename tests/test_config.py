@@ -130,6 +130,7 @@ def test_a_target_of_ones_own(tmp_path: Path) -> None:
             'gated_batch_size = 16\ncontrol_precision = "fp23"\n',
             "no precision 'fp23' (did you",
         ),
+        ("[runtime]\n", "[runtime]\ncompiles = true\n", "precisions.fp32.build: what compiles builds every precision"),
         ("gates = [", 'requires = "2:5:6"\ngates = [', "requires: "),
         (
             "[precisions.int8]\n",

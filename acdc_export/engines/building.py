@@ -9,6 +9,7 @@ from pathlib import Path
 from ..config import Target
 from ..errors import UsageError
 from ..evidence.engine import Arrays
+from . import built_here
 from .environment import Environment
 from .worker import DEFAULT_TIMEOUTS, Timeouts, Worker, Zeros, check_cores
 
@@ -81,6 +82,8 @@ def build(
         for file in _files(stem):
             file.unlink()
         raise
+    if target.runtime.compiles:
+        built_here.remember(Path(answer.path))
     return Built(Path(answer.path), files, deployed, answer.zeros)
 
 
