@@ -18,6 +18,7 @@ from acdc_export.config import load_target
 from acdc_export.engines import InstalledTarget, environment
 from acdc_export.errors import BundleError, ModelRefused, RuntimeUnavailable, UsageError
 from acdc_export.files import Fingerprint, sha256
+from acdc_export.inspection import inspect
 from acdc_export.pair import Pair, write
 from acdc_export.progress import SILENT
 
@@ -245,6 +246,14 @@ def test_an_altered_library_is_not_loaded(bundle: Path, target: Path, loaded: Ca
     _, notes = statuses(bundle, target)
     assert "What ran was built anew" in notes
     assert bundle not in loaded()[0].parents
+
+
+def test_its_zeros_are_those_of_the_onnx_beside_it(bundle: Path) -> None:
+    (part,) = inspect(bundle).parts
+    assert part.title == f"{bundle}, model.so, compiled from model.onnx"
+    (weight,) = (weight for weight in part.weights if weight.name == "conv2.weight")
+    assert weight.zeros == record().pattern.layers["conv2.weight"].zeros
+    assert not part.uncounted
 
 
 def test_its_hash_is_compared_once_more_before_it_is_loaded(bundle: Path, target: Path, tmp_path: Path) -> None:
