@@ -65,12 +65,11 @@ def _summary(report: Report) -> list[str]:
 
 
 def _beside_dense(report: Report) -> str:
-    """The end of the headline where a gate asks for more than the best dense alternative has: how much more it is."""
+    """The end of the headline where a gate asks how it does beside the best dense alternative."""
     versus = report.measured.get("speedup.vs_control")
     if versus is None or not _is_gated(report, "speedup.vs_control"):
         return ""
-    times = f"{versus.value:.2f}x faster" if versus.value >= 1 else f"{1 / versus.value:.2f}x slower"
-    return f", {times} than the fastest dense alternative"
+    return f", {_times(versus)} than the fastest dense alternative"
 
 
 def _is_gated(report: Report, metric: str) -> bool:

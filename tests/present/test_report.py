@@ -31,10 +31,10 @@ def test_a_gate_on_the_best_dense_alternative_makes_that_the_headline() -> None:
     assert document(report).headline.endswith("PASS")
     assert f"At batch 16 the sparse half is {AGAINST_TWIN}, and {AGAINST_CONTROL}." in document(report).summary
     gated = replace(report, gates=GATED)
-    assert document(gated).headline.endswith(": PASS, 2.00x faster than the fastest dense alternative")
+    assert document(gated).headline.endswith(": PASS, 2.00x faster [1.90, 2.10] than the fastest dense alternative")
     assert f"At batch 16 the sparse half is {AGAINST_CONTROL}, and {AGAINST_TWIN}." in document(gated).summary
     slower = replace(gated, measured={"speedup.vs_control": Measurement(0.8, 0.7, 0.9)})
-    assert document(slower).headline.endswith(", 1.25x slower than the fastest dense alternative")
+    assert document(slower).headline.endswith(", 1.25x slower [1.11, 1.43] than the fastest dense alternative")
     missing = replace(gated, measured={"speedup.vs_control": None})
     assert document(missing).headline.endswith(": PASS")
     twin = replace(gated, control="dense")
