@@ -298,6 +298,7 @@ def test_inspect_a_pair_an_onnx_file_and_a_checkpoint(pair: Pair) -> None:
         assert zeros[0] in [weight["zeros"] for weight in part["weights"]]
 
 
+@pytest.mark.slow
 def test_inspect_counts_the_groups_of_any_pattern(make_pair: Callable[..., Pair]) -> None:
     pair = make_pair(pattern=replace(record().pattern, kind="block8"))
     (weight, *_) = json.loads(run("inspect", pair.path / "sparse.onnx", "--json").stdout)["parts"][0]["weights"]

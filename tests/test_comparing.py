@@ -31,6 +31,7 @@ def cpu(tmp_path: Path, control: str) -> str:
     )
 
 
+@pytest.mark.slow
 def test_two_targets_take_turns_in_one_measurement(
     pair: Pair, cpu: str, control: str, labelled: Path, tmp_path: Path
 ) -> None:

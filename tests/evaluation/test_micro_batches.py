@@ -50,6 +50,7 @@ def test_the_part_that_is_fastest(costs: dict[int, float], expected: int) -> Non
 
 
 @pytest.mark.runtime
+@pytest.mark.slow
 def test_a_bundle_whose_batches_are_run_in_parts(
     pair: Pair, labelled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

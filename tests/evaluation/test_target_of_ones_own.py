@@ -116,6 +116,7 @@ def reference(tmp_path: Path) -> Callable[[str], str]:
     return write
 
 
+@pytest.mark.slow
 def test_all_of_it_at_once(
     reference: Callable[[str], str], pair: Pair, labelled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

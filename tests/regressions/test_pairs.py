@@ -66,6 +66,7 @@ def test_the_logits_are_judged_and_not_what_comes_first(tmp_path):
         export(pair, "onnxruntime", judged_output="logit", **options)
 
 
+@pytest.mark.slow
 @pytest.mark.runtime
 @pytest.mark.parametrize(("target", "precision"), [("onnxruntime", "fp32"), ("cpu", "fp32"), ("onnxruntime", "int8")])
 def test_rows_that_depend_on_each_other_run_in_whole_batches(target, precision, tmp_path):

@@ -1,0 +1,94 @@
+/* Vectors of the instruction set that this file is compiled for: what the kernels need of them, under one name. */
+#include <immintrin.h>
+
+#if defined(__AVX512BW__)
+typedef __m512 reals;
+typedef __m512i words;
+enum { LANES = 16 };
+#define load_reals(p) _mm512_loadu_ps(p)
+#define load_words(p) _mm512_loadu_si512(p)
+#define store_words(p, v) _mm512_storeu_si512(p, v)
+#define all_reals(x) _mm512_set1_ps(x)
+#define all_words(x) _mm512_set1_epi32(x)
+#define multiply_add(a, b, c) _mm512_fmadd_ps(a, b, c)
+#define multiply(a, b) _mm512_mul_ps(a, b)
+#define add_reals(a, b) _mm512_add_ps(a, b)
+#define max_reals(a, b) _mm512_max_ps(a, b)
+#define min_reals(a, b) _mm512_min_ps(a, b)
+#define to_reals(v) _mm512_cvtepi32_ps(v)
+#define to_words(v) _mm512_cvtps_epi32(v)
+#define as_words(v) _mm512_castps_si512(v)
+#define as_reals(v) _mm512_castsi512_ps(v)
+#define pack_16(a, b) _mm512_packs_epi32(a, b)
+#define pack_8(a, b) _mm512_packus_epi16(a, b)
+#define all_16(x) _mm512_set1_epi16(x)
+#define add_16(a, b) _mm512_adds_epi16(a, b)
+#define all_8(x) _mm512_set1_epi8(x)
+#define max_8(a, b) _mm512_max_epu8(a, b)
+#define min_8(a, b) _mm512_min_epu8(a, b)
+#define byte_of(v, j) _mm512_and_si512(_mm512_srli_epi32(v, 8 * (j)), _mm512_set1_epi32(255))
+#define TRANSPOSE _mm512_broadcast_i32x4(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15))
+#define shuffle_8(v, by) _mm512_shuffle_epi8(v, by)
+#define store_some(p, mask, v) _mm512_mask_storeu_epi32(p, (__mmask16)(mask), v)
+#define load_some(old, p, mask) _mm512_mask_loadu_epi32(old, (__mmask16)(mask), p)
+#if defined(__AVX512VNNI__)
+#define dot(sum, x, w) _mm512_dpbusd_epi32(sum, x, w)
+#else
+#define PAIRS 1
+#define dot(sum, x, w) \
+    _mm512_add_epi32(sum, _mm512_madd_epi16(_mm512_maddubs_epi16(x, w), _mm512_set1_epi16(1)))
+#define mask_words(v, m) _mm512_and_si512(v, _mm512_set1_epi32(m))
+#endif
+
+#else /* AVX2 */
+typedef __m256 reals;
+typedef __m256i words;
+enum { LANES = 8 };
+#define load_reals(p) _mm256_loadu_ps(p)
+#define load_words(p) _mm256_loadu_si256((const __m256i *)(p))
+#define store_words(p, v) _mm256_storeu_si256((__m256i *)(p), v)
+#define all_reals(x) _mm256_set1_ps(x)
+#define all_words(x) _mm256_set1_epi32(x)
+#define multiply_add(a, b, c) _mm256_fmadd_ps(a, b, c)
+#define multiply(a, b) _mm256_mul_ps(a, b)
+#define add_reals(a, b) _mm256_add_ps(a, b)
+#define max_reals(a, b) _mm256_max_ps(a, b)
+#define min_reals(a, b) _mm256_min_ps(a, b)
+#define to_reals(v) _mm256_cvtepi32_ps(v)
+#define to_words(v) _mm256_cvtps_epi32(v)
+#define as_words(v) _mm256_castps_si256(v)
+#define as_reals(v) _mm256_castsi256_ps(v)
+#define pack_16(a, b) _mm256_packs_epi32(a, b)
+#define pack_8(a, b) _mm256_packus_epi16(a, b)
+#define all_16(x) _mm256_set1_epi16(x)
+#define add_16(a, b) _mm256_adds_epi16(a, b)
+#define all_8(x) _mm256_set1_epi8(x)
+#define max_8(a, b) _mm256_max_epu8(a, b)
+#define min_8(a, b) _mm256_min_epu8(a, b)
+#define byte_of(v, j) _mm256_and_si256(_mm256_srli_epi32(v, 8 * (j)), _mm256_set1_epi32(255))
+#define TRANSPOSE \
+    _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15))
+#define shuffle_8(v, by) _mm256_shuffle_epi8(v, by)
+#define lanes_of(mask) \
+    _mm256_cmpgt_epi32(_mm256_and_si256(_mm256_set1_epi32((int)(mask)), _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128)), \
+                       _mm256_setzero_si256())
+#define store_some(p, mask, v) _mm256_maskstore_epi32((int *)(p), lanes_of(mask), v)
+#define load_some(old, p, mask) \
+    _mm256_blendv_epi8(old, _mm256_maskload_epi32((const int *)(p), lanes_of(mask)), lanes_of(mask))
+#if defined(__AVXVNNI__)
+#define dot(sum, x, w) _mm256_dpbusd_avx_epi32(sum, x, w)
+#else
+#define PAIRS 1
+#define dot(sum, x, w) \
+    _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_maddubs_epi16(x, w), _mm256_set1_epi16(1)))
+#define mask_words(v, m) _mm256_and_si256(v, _mm256_set1_epi32(m))
+#endif
+#endif
+
+/* A word of weights times words of inputs, where pairs of products may not fit into 16 bits: each pair with a zero. */
+#if defined(PAIRS)
+#define dot_wide(sum, x, w) \
+    dot(dot(sum, x, mask_words(w, 0x00ff00ff)), x, mask_words(w, (int)0xff00ff00))
+#else
+#define dot_wide(sum, x, w) dot(sum, x, w)
+#endif

@@ -1,0 +1,237 @@
+"""Stage 1: from an ONNX file to a graph whose shapes are all known and whose constants are all computed.
+
+A library computes one sample at a time, so that it takes any batch size. The first dimension of every input is taken
+for the batch, set to 1 here, and left out of the shapes of the stages that follow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper, shape_inference
+from onnx.reference import ReferenceEvaluator
+
+from ..errors import GraphError
+
+_ROUNDS = 8  # of inferring shapes and computing constants of them; a network's head needs two
+_FOLDED_UP_TO = 2**28  # bytes of a computed constant: no weight is larger, and a hostile file may ask for anything
+
+
+@dataclass(frozen=True)
+class Node:
+    """An operator of the graph: `inputs` and `outputs` are names of values, "" where an input is left out."""
+
+    operator: str
+    name: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    attributes: dict[str, Any]
+
+    def __str__(self) -> str:
+        return f"{self.operator} ({self.name})"
+
+
+@dataclass(frozen=True)
+class Integers:
+    """A constant as it is stored in INT8, with what dequantizes it."""
+
+    array: NDArray[np.int8]
+    scales: NDArray[np.float32]  # (), or one for each index along `axis`
+    axis: int
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Nodes in order of execution. A shape has its batch dimension, of size 1."""
+
+    nodes: tuple[Node, ...]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    constants: dict[str, NDArray[Any]]
+    integers: dict[str, Integers]  # of constants that were dequantized, by the name of the dequantized value
+    shapes: dict[str, tuple[int, ...]]
+    opset: int
+
+
+def read(path: Path) -> Graph:
+    """Read an ONNX file.
+
+    Raises:
+        GraphError: it can't be read, has a dimension beside the batch that isn't fixed, an input that isn't FP32,
+            an operator of another domain than ONNX's own, or weights that aren't finite.
+    """
+    model = _load(path)
+    opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
+    if not 11 <= opset:
+        raise GraphError(f"{path}: opset {opset} is older than 11.", "Convert it: onnx.version_converter.")
+    constants = {tensor.name: _array(tensor, path) for tensor in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name not in constants]
+    for value in inputs:
+        _fix_batch(value)
+    integers: dict[str, Integers] = {}
+    nodes = [_node(proto, index) for index, proto in enumerate(model.graph.node)]
+    shapes: dict[str, tuple[int, ...]] = {}
+    for _ in range(_ROUNDS):
+        shapes = _shapes(model, path)
+        remaining = list(_compute(nodes, model, constants, integers, shapes, opset))
+        done = len(remaining) == len(nodes)
+        nodes = remaining
+        if done:
+            break
+        _replace_computed(model, constants)
+    for name, array in constants.items():
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise GraphError(f"{path}: the constant {name} has values that are not finite.", "Train or export it anew.")
+    return Graph(
+        tuple(nodes),
+        tuple(value.name for value in inputs),
+        tuple(value.name for value in model.graph.output),
+        constants,
+        integers,
+        shapes,
+        opset,
+    )
+
+
+def _load(path: Path) -> onnx.ModelProto:
+    try:
+        model = onnx.load(path)
+        onnx.checker.check_model(path)
+    except OSError as error:
+        raise GraphError(f"{path}: {error.strerror or error}.", "Name an ONNX file.") from error
+    except Exception as error:  # protobuf and the checker raise several kinds
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise GraphError(f"{path} is not a valid ONNX file: {reason}", "Export it anew.") from error
+    return model
+
+
+def _array(tensor: onnx.TensorProto, path: Path) -> NDArray[Any]:
+    array: NDArray[Any] = numpy_helper.to_array(tensor, str(path.parent))
+    return array.astype(np.float32) if array.dtype in (np.float16, np.float64) else array
+
+
+def _fix_batch(value: onnx.ValueInfoProto) -> None:
+    """Set the batch to 1; refuse what is not a batch of FP32 samples of a fixed shape."""
+    tensor = value.type.tensor_type
+    if tensor.elem_type != onnx.TensorProto.FLOAT:
+        kind = helper.tensor_dtype_to_string(tensor.elem_type).removeprefix("TensorProto.")
+        raise GraphError(f"The input {value.name} is {kind}; the target native takes FP32.", "Export it with FP32.")
+    dimensions = tensor.shape.dim
+    if len(dimensions) < 2:
+        raise GraphError(
+            f"The input {value.name} has {len(dimensions)} dimensions: there is no batch of samples.",
+            "Export it with the batch as the first dimension.",
+        )
+    for axis, dimension in enumerate(dimensions):
+        if axis and not dimension.dim_value:
+            raise GraphError(
+                f"The input {value.name} has a dynamic shape: dimension {axis} ({dimension.dim_param or '?'}) is open.",
+                "Only the batch may be dynamic: export it with the size that it will run with.",
+            )
+    dimensions[0].dim_value = 1
+
+
+def _node(proto: onnx.NodeProto, index: int) -> Node:
+    name = proto.name or f"{proto.op_type}_{index}"
+    if proto.domain not in ("", "ai.onnx"):
+        raise GraphError(
+            f"The operator {proto.domain}.{proto.op_type} ({name}) is not one of ONNX's own.",
+            "The target native compiles standard operators of convolutional networks.",
+        )
+    attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in proto.attribute}
+    return Node(proto.op_type, name, tuple(proto.input), tuple(proto.output), attributes)
+
+
+def _shapes(model: onnx.ModelProto, path: Path) -> dict[str, tuple[int, ...]]:
+    del model.graph.value_info[:]  # what is stored there was true of another batch
+    for value in model.graph.output:
+        value.type.tensor_type.ClearField("shape")
+    try:
+        inferred = shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
+    except Exception as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise GraphError(f"{path}: shapes don't fit together: {reason}", "Export it anew, with a batch of 1.") from error
+    shapes = {}
+    graph = inferred.graph
+    for value in (*graph.input, *graph.value_info, *graph.output):
+        tensor = value.type.tensor_type
+        sizes = tuple(dimension.dim_value for dimension in tensor.shape.dim)
+        if tensor.HasField("shape") and all(dimension.HasField("dim_value") for dimension in tensor.shape.dim):
+            shapes[value.name] = sizes
+    return shapes
+
+
+def _compute(
+    nodes: list[Node],
+    model: onnx.ModelProto,
+    constants: dict[str, NDArray[Any]],
+    integers: dict[str, Integers],
+    shapes: dict[str, tuple[int, ...]],
+    opset: int,
+) -> Iterator[Node]:
+    """Compute into `constants` what is constant; yield the nodes that are left."""
+    protos = {proto.output[0]: proto for proto in model.graph.node if proto.output}
+    for node in nodes:
+        if node.operator == "Shape" and node.inputs[0] in shapes and node.inputs[0] not in constants:
+            first = node.attributes.get("start", 0)
+            constants[node.outputs[0]] = np.array(shapes[node.inputs[0]][first : node.attributes.get("end")], np.int64)
+        elif all(name in constants for name in node.inputs if name) and _size(node, shapes) <= _FOLDED_UP_TO:
+            _note_integers(node, constants, integers)
+            proto = protos[node.outputs[0]]
+            values = _evaluate(proto, {name: constants[name] for name in node.inputs if name}, opset)
+            constants.update(zip(node.outputs, values, strict=True))
+        else:
+            yield node
+
+
+def _size(node: Node, shapes: dict[str, tuple[int, ...]]) -> int:
+    return max((4 * int(np.prod(shapes.get(name, (1,)), dtype=object)) for name in node.outputs), default=0)
+
+
+def _note_integers(node: Node, constants: dict[str, NDArray[Any]], integers: dict[str, Integers]) -> None:
+    """Keep INT8 weights beside their dequantized values; those with another zero point than 0 are FP32 to us."""
+    if node.operator != "DequantizeLinear" or constants[node.inputs[0]].dtype != np.int8:
+        return
+    if len(node.inputs) > 2 and node.inputs[2] and constants[node.inputs[2]].any():
+        return
+    array, scales = constants[node.inputs[0]], constants[node.inputs[1]]
+    axis = node.attributes.get("axis", 1) % max(array.ndim, 1)
+    integers[node.outputs[0]] = Integers(array, scales, axis)
+
+
+def _evaluate(proto: onnx.NodeProto, values: dict[str, NDArray[Any]], opset: int) -> list[NDArray[Any]]:
+    graph = helper.make_graph(
+        [proto],
+        "constant",
+        [helper.make_tensor_value_info(name, _type(array), array.shape) for name, array in values.items()],
+        [helper.make_empty_tensor_value_info(name) for name in proto.output],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
+    try:
+        return list(ReferenceEvaluator(model).run(None, values))
+    except Exception as error:
+        raise GraphError(
+            f"The constant {proto.output[0]} can't be computed: {proto.op_type} raised {type(error).__name__}: {error}",
+            "Fold constants in the exporter, and export it anew.",
+        ) from error
+
+
+def _type(array: NDArray[Any]) -> int:
+    return int(helper.np_dtype_to_tensor_dtype(array.dtype))
+
+
+def _replace_computed(model: onnx.ModelProto, constants: dict[str, NDArray[Any]]) -> None:
+    """Put computed constants into the model, so that shapes that depend on them can be inferred."""
+    present = {tensor.name for tensor in model.graph.initializer}
+    for proto in list(model.graph.node):
+        if proto.output and all(name in constants for name in proto.output):
+            model.graph.node.remove(proto)
+    for name, array in constants.items():
+        if name not in present:
+            model.graph.initializer.append(numpy_helper.from_array(array, name))
