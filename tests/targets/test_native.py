@@ -7,10 +7,9 @@ import importlib.util
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import Any
 
 import numpy as np
 import onnx
@@ -26,7 +25,7 @@ from acdc_export.files import sha256
 from acdc_export.inspection import inspect
 from acdc_export.pair import Pair, write
 
-from ..conftest import SIDE, fill, record
+from ..conftest import fill, record
 from ..test_workflow import quick_target
 
 pytestmark = [
@@ -184,14 +183,13 @@ def test_on_the_built_in_target_the_best_dense_alternative_is_what_counts(
     pair: Pair, labelled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(built_here, "home", lambda: tmp_path / "home")
-    report = export(pair, "native", data=str(labelled), budget=4, out=tmp_path / "bundles").report
+    made = export(pair, "native", data=str(labelled), budget=4, out=tmp_path / "bundles")
+    report, headline = made.report, str(made).splitlines()[0]
     assert set(report.latency[0].variants) == {"sparse", "dense", "dense@onnxruntime", "dense@openvino-default"}
     statuses = {gate.gate: gate.status for gate in report.gates}
     assert set(statuses) == {"accuracy.drop <= 1.0", "speedup >= 1.0", "speedup.vs_control >= 1.0", "parity <= 0.001"}
     assert statuses["speedup.vs_control >= 1.0"] != "not measured"
-    assert (
-        "than the fastest dense alternative" in str(Bundle.load(tmp_path / "bundles" / "tiny-native")).splitlines()[0]
-    )
+    assert headline.endswith("than the fastest dense alternative")
 
 
 # The engine by itself.
