@@ -81,7 +81,7 @@ def deployed(path):
 
 
 def weights(path):
-    """As the plan counts them, by the names of weights: the plan has the names of nodes."""
+    """As the plan counts them, by the names of weights: the plan has the compiler's names of nodes."""
     import onnx
 
     stem = path[: -len(".so")]
@@ -89,8 +89,9 @@ def weights(path):
     dequantized = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "DequantizeLinear"}
     stored = {tensor.name for tensor in graph.initializer}
     names = {}
-    for node in graph.node:
+    for index, node in enumerate(graph.node):
         held = [name for name in (dequantized.get(name, name) for name in node.input) if name in stored]
-        names[node.name] = held[0] if held else node.name
+        if held:
+            names[node.name or f"{node.op_type}_{index}"] = held[0]
     layers = json.loads(Path(f"{stem}.plan.json").read_text())["layers"]
     return {names.get(layer["name"], layer["name"]): [layer["zeros"], layer["weights"]] for layer in layers}
