@@ -19,7 +19,7 @@ from .plan import DENSE, LANES, SINGLE, SPARSE
 
 _ENTRY = np.dtype([("offset", "<i4"), ("weight", "<i4")])
 _SAFE = 128  # 255 * 128 is less than 2^15
-_QUAD, _GROUP = 4, 16  # outputs that are finished together, and those of a vector of outputs
+_QUAD, _TOGETHER, _GROUP = 4, 8, 16  # outputs of a word of uint8, of dense kernels, and of a vector of outputs
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def pack(layer: Product, source: Storage, kernel: int) -> Packed:
         weights, starts, safe = _entries(layer, words, offsets)
         return Packed(weights, empty.astype(np.int32), starts, safe, zeros, total)
     outputs = len(words)
-    size = _QUAD if kernel == DENSE else _GROUP
+    size = _TOGETHER if kernel == DENSE else _GROUP
     matrix = np.zeros((-(-outputs // size) * size, words[0].size), np.int32)
     matrix[:outputs] = words.reshape(outputs, -1)
     assert kernel in (DENSE, LANES)

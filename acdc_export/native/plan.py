@@ -25,9 +25,12 @@ SPARSE, DENSE, SINGLE, LANES = range(4)
 """Kernels, as in C: pixels as lanes, sparse or dense; outputs of a single pixel, sparse or dense."""
 
 LARGEST_TILE = {  # vectors of pixels, by width of vectors: FP32 sparse, dense; uint8 sparse, dense
-    16: {(False, SPARSE): 8, (False, DENSE): 6, (True, SPARSE): 7, (True, DENSE): 5},
-    8: {(False, SPARSE): 4, (False, DENSE): 3, (True, SPARSE): 3, (True, DENSE): 2},
+    16: {(False, SPARSE): 8, (False, DENSE): 3, (True, SPARSE): 7, (True, DENSE): 3},
+    8: {(False, SPARSE): 4, (False, DENSE): 3, (True, SPARSE): 3, (True, DENSE): 3},
 }
+OUTPUTS = {SPARSE: 4, DENSE: 8, SINGLE: 4, LANES: 16}
+"""Outputs that a kernel computes together; pieces are cut between those."""
+
 _SCHEMA = 1
 _DENSE_FROM = {False: 0.5, True: 0.35}  # density, uint8 or not, from which dense kernels are likely faster
 
@@ -157,7 +160,7 @@ def tiling(step: Step, kernel: int, instruction_set: str, threads: int, tile: in
     layer = step.layer
     assert isinstance(layer, Product)
     pieces = 1 if threads == 1 else 4 * threads
-    groups = -(-len(layer.weights) // (16 if kernel == LANES else 4))
+    groups = -(-len(layer.weights) // OUTPUTS[kernel])
     if kernel in (SINGLE, LANES):
         return Tiling(1, 1, min(pieces, groups))
     largest = LARGEST_TILE[width(instruction_set)][is_integer(step), kernel]

@@ -127,32 +127,41 @@ INLINE void sparse_real(const int tile, const struct product *p, const struct se
     }
 }
 
+/* Dense kernels finish `SIDE` outputs together, of the eight whose weights stand together: the more, the fewer times a
+   pixel is loaded; there are registers for so many sums. */
+#if defined(__AVX512BW__)
+enum { SIDE = 8 };
+#else
+enum { SIDE = 4 };
+#endif
+enum { TOGETHER = 8 };
+
 INLINE void dense_real(const int tile, const struct product *p, const struct segments *s, float *arena, int vector,
                        int first, int last)
 {
     const float *in = arena + p->in.base + vector * LANES;
     const float *bias = p->bias;
-    for (int quad = first; quad < last; quad++) {
-        const float *w = (const float *)p->weights + 4L * quad * p->taps;
-        reals sum[4][LARGEST_TILE];
-        UNROLL for (int j = 0; j < 4; j++)
+    for (int output = TOGETHER * first; output < TOGETHER * last && output < p->outputs; output += SIDE) {
+        const float *w = (const float *)p->weights + (long)(output / TOGETHER) * TOGETHER * p->taps + output % TOGETHER;
+        reals sum[SIDE][LARGEST_TILE];
+        UNROLL for (int j = 0; j < SIDE; j++)
             UNROLL for (int t = 0; t < tile; t++)
-                sum[j][t] = all_reals(bias[4 * quad + j]);
-        for (int k = 0; k < p->taps; k++, w += 4) {
+                sum[j][t] = all_reals(bias[output + j]);
+        for (int k = 0; k < p->taps; k++, w += TOGETHER) {
             const float *x = in + p->offsets[k];
             reals pixels[LARGEST_TILE];
             UNROLL for (int t = 0; t < tile; t++)
                 pixels[t] = load_reals(x + t * LANES);
-            UNROLL for (int j = 0; j < 4; j++) {
+            UNROLL for (int j = 0; j < SIDE; j++) {
                 reals weight = all_reals(w[j]);
                 UNROLL for (int t = 0; t < tile; t++)
                     sum[j][t] = multiply_add(pixels[t], weight, sum[j][t]);
             }
         }
-        UNROLL for (int j = 0; j < 4; j++)
-            if (4 * quad + j < p->outputs)
+        UNROLL for (int j = 0; j < SIDE; j++)
+            if (output + j < p->outputs)
                 UNROLL for (int t = 0; t < tile; t++)
-                    finish_real(p, s, arena, vector + t, 4 * quad + j, sum[j][t]);
+                    finish_real(p, s, arena, vector + t, output + j, sum[j][t]);
     }
 }
 
@@ -196,25 +205,29 @@ INLINE void dense_bytes(const int tile, const struct product *p, const struct se
 {
     const int32_t *in = (const int32_t *)arena + p->in.base + vector * LANES;
     const int32_t *bias = p->bias;
-    for (int quad = first; quad < last; quad++) {
-        const int32_t *w = (const int32_t *)p->weights + 4L * quad * p->taps;
-        words sum[4][LARGEST_TILE];
-        UNROLL for (int j = 0; j < 4; j++)
+    for (int output = TOGETHER * first; output < TOGETHER * last && output < p->outputs; output += SIDE) {
+        const int32_t *w =
+            (const int32_t *)p->weights + (long)(output / TOGETHER) * TOGETHER * p->taps + output % TOGETHER;
+        words sum[SIDE][LARGEST_TILE];
+        UNROLL for (int j = 0; j < SIDE; j++)
             UNROLL for (int t = 0; t < tile; t++)
-                sum[j][t] = all_words(bias[4 * quad + j]);
-        for (int k = 0; k < p->taps; k++, w += 4) {
+                sum[j][t] = all_words(bias[output + j]);
+        for (int k = 0; k < p->taps; k++, w += TOGETHER) {
             const int32_t *x = in + p->offsets[k];
             words pixels[LARGEST_TILE];
             UNROLL for (int t = 0; t < tile; t++)
                 pixels[t] = load_words(x + t * LANES);
-            UNROLL for (int j = 0; j < 4; j++) {
+            UNROLL for (int j = 0; j < SIDE; j++) {
                 words weight = all_words(w[j]);
                 UNROLL for (int t = 0; t < tile; t++)
                     sum[j][t] = dot_wide(sum[j][t], pixels[t], weight);
             }
         }
-        UNROLL for (int t = 0; t < tile; t++)
-            finish_bytes(p, s, arena, vector + t, quad, sum[0][t], sum[1][t], sum[2][t], sum[3][t]);
+        UNROLL for (int j = 0; j < SIDE; j += 4)
+            if (output + j < p->outputs)
+                UNROLL for (int t = 0; t < tile; t++)
+                    finish_bytes(p, s, arena, vector + t, (output + j) / 4, sum[j][t], sum[j + 1][t], sum[j + 2][t],
+                                 sum[j + 3][t]);
     }
 }
 
@@ -401,30 +414,25 @@ typedef void tile_of(const struct product *p, const struct segments *s, float *a
     { \
         name(tile, p, s, arena, vector, first, last); \
     }
-#define TILES(name) TILE(name, 1) TILE(name, 2) TILE(name, 3) TILE(name, 4)
-#define TABLE(name) name##_1, name##_2, name##_3, name##_4
+#define TILES(name) TILE(name, 1) TILE(name, 2) TILE(name, 3)
+#define TABLE(name) name##_1, name##_2, name##_3
 TILES(sparse_real)
+TILE(sparse_real, 4)
 TILES(dense_real)
 TILES(sparse_bytes)
 TILES(dense_bytes)
 #if defined(__AVX512BW__)
-#define MORE_TILES(name) TILE(name, 5) TILE(name, 6)
-#define MORE_TABLE(name) name##_5, name##_6
-MORE_TILES(sparse_real)
-TILE(sparse_real, 7) TILE(sparse_real, 8)
-MORE_TILES(dense_real)
-MORE_TILES(sparse_bytes)
-TILE(sparse_bytes, 7)
-TILE(dense_bytes, 5)
+TILE(sparse_real, 5) TILE(sparse_real, 6) TILE(sparse_real, 7) TILE(sparse_real, 8)
+TILE(sparse_bytes, 4) TILE(sparse_bytes, 5) TILE(sparse_bytes, 6) TILE(sparse_bytes, 7)
 static tile_of *const tiles[4][LARGEST_TILE] = {
-    {TABLE(sparse_real), MORE_TABLE(sparse_real), sparse_real_7, sparse_real_8},
-    {TABLE(dense_real), MORE_TABLE(dense_real)},
-    {TABLE(sparse_bytes), MORE_TABLE(sparse_bytes), sparse_bytes_7},
-    {TABLE(dense_bytes), dense_bytes_5},
+    {TABLE(sparse_real), sparse_real_4, sparse_real_5, sparse_real_6, sparse_real_7, sparse_real_8},
+    {TABLE(dense_real)},
+    {TABLE(sparse_bytes), sparse_bytes_4, sparse_bytes_5, sparse_bytes_6, sparse_bytes_7},
+    {TABLE(dense_bytes)},
 };
 #else
 static tile_of *const tiles[4][LARGEST_TILE] = {
-    {TABLE(sparse_real)}, {TABLE(dense_real)}, {TABLE(sparse_bytes)}, {TABLE(dense_bytes)},
+    {TABLE(sparse_real), sparse_real_4}, {TABLE(dense_real)}, {TABLE(sparse_bytes)}, {TABLE(dense_bytes)},
 };
 #endif
 
@@ -442,12 +450,13 @@ INLINE void product(const struct step *step, const struct tiling *tiling, const 
     float *arena = frame->arena;
     int first, last, from, to;
     if (tiling->kernel >= 2) {
-        int group = tiling->kernel == 3 ? 16 : 4;
-        part((p->outputs + group - 1) / group, piece, tiling->channel_pieces, &first, &last);
+        int lanes = tiling->kernel == 3 ? 16 : 4;
+        part((p->outputs + lanes - 1) / lanes, piece, tiling->channel_pieces, &first, &last);
         (tiling->kernel == 3 ? lanes_of_outputs : single_outputs)(p, bytes, arena, first, last);
         return;
     }
-    part((p->outputs + 3) / 4, piece / tiling->pixel_pieces, tiling->channel_pieces, &first, &last);
+    int group = tiling->kernel == 1 ? TOGETHER : 4;
+    part((p->outputs + group - 1) / group, piece / tiling->pixel_pieces, tiling->channel_pieces, &first, &last);
     part(segments->vectors, piece % tiling->pixel_pieces, tiling->pixel_pieces, &from, &to);
     tile_of *const *table = tiles[2 * bytes + tiling->kernel];
     for (int count = (to - from + tiling->tile - 1) / tiling->tile; count > 0; count--) { /* tiles of equal size */

@@ -40,7 +40,8 @@ struct model {
     pthread_mutex_t calls, lock;
     pthread_cond_t changed;
     struct worker *workers;
-    double *nanoseconds;            /* while profiling */
+    _Atomic double *ended;          /* of each step, while profiling: when its last piece was done, in nanoseconds */
+    int profiling;
 };
 
 static run_piece *const runners[SETS] = {RUNNERS};
@@ -167,8 +168,18 @@ static int take(atomic_uint_least64_t *next, unsigned run, unsigned count)
     }
 }
 
-static void finish(struct model *m, atomic_uint_least64_t *done, unsigned count)
+static double now(void)
 {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec * 1e9 + (double)t.tv_nsec;
+}
+
+/* A piece is done. The last times that are noted are those of the last pieces. */
+static void finish(struct model *m, atomic_uint_least64_t *done, unsigned count, _Atomic double *ended)
+{
+    if (m->profiling && ended)
+        atomic_store(ended, now());
     if ((unsigned)(atomic_fetch_add(done, 1) + 1) == count && atomic_load(&m->waiting)) {
         pthread_mutex_lock(&m->lock);
         pthread_cond_broadcast(&m->changed);
@@ -197,32 +208,20 @@ static void await(struct model *m, atomic_uint_least64_t *done, unsigned run, un
     pthread_mutex_unlock(&m->lock);
 }
 
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec * 1e9 + (double)t.tv_nsec;
-}
-
 /* One sample, by all threads: each comes here. */
-static void share(struct model *m, unsigned run, int timed)
+static void share(struct model *m, unsigned run)
 {
     struct frame frame = {arena_of(m, 0), m->inputs, m->outputs, m->first_sample, m->segments};
     for (int i = 0; i < STEPS; i++) {
         unsigned count = (unsigned)pieces_of(m, i);
-        double start = timed ? now() : 0;
         int piece;
         while ((piece = take(m->next + i, run, count)) >= 0) {
             runners[m->set](steps + i, m->tiling + i, m->segments + i, &frame, piece, (int)count);
-            finish(m, m->done + i, count);
+            finish(m, m->done + i, count, m->ended + i);
         }
         if (piece == -2)
             return;
         await(m, m->done + i, run, count);
-        if (timed) {
-            double taken = now() - start;
-            m->nanoseconds[i] = taken < m->nanoseconds[i] ? taken : m->nanoseconds[i];
-        }
     }
 }
 
@@ -235,7 +234,7 @@ static void take_samples(struct model *m, unsigned run, int thread)
         for (int i = 0; i < STEPS; i++)
             for (int piece = 0, count = pieces_of(m, i); piece < count; piece++)
                 runners[m->set](steps + i, m->tiling + i, m->segments + i, &frame, piece, count);
-        finish(m, &m->samples_done, (unsigned)m->sample_count);
+        finish(m, &m->samples_done, (unsigned)m->sample_count, 0);
     }
 }
 
@@ -244,7 +243,7 @@ static void work(struct model *m, unsigned run, int thread, int by_sample)
     if (by_sample)
         take_samples(m, run, thread);
     else
-        share(m, run, 0);
+        share(m, run);
 }
 
 static void *worker(void *argument)
@@ -294,7 +293,7 @@ static void run_batch(struct model *m, int batch)
         await(m, &m->samples_done, run, (unsigned)whole);
     }
     for (int sample = whole; sample < batch; sample++)
-        share(m, begin(m, 0, sample, 1), 0);
+        share(m, begin(m, 0, sample, 1));
 }
 
 static int check(const model *m, const float *const *inputs, float *const *outputs)
@@ -330,11 +329,16 @@ int model_profile(model *m, const float *const *inputs, float *const *outputs, i
     if (status || !nanoseconds)
         return status ? status : MODEL_NULL;
     pthread_mutex_lock(&m->calls);
-    m->inputs = inputs, m->outputs = outputs, m->nanoseconds = nanoseconds;
+    m->inputs = inputs, m->outputs = outputs, m->profiling = 1;
     for (int i = 0; i < STEPS; i++)
         nanoseconds[i] = 1e18;
-    for (int repeat = 0; repeat < repeats; repeat++)
-        share(m, begin(m, 0, 0, 1), 1);
+    for (int repeat = 0; repeat < repeats; repeat++) {
+        double before = now();
+        share(m, begin(m, 0, 0, 1));
+        for (int i = 0; i < STEPS; before = m->ended[i++])
+            nanoseconds[i] = m->ended[i] - before < nanoseconds[i] ? m->ended[i] - before : nanoseconds[i];
+    }
+    m->profiling = 0;
     pthread_mutex_unlock(&m->calls);
     return MODEL_OK;
 }
@@ -410,8 +414,9 @@ int model_create(int threads, const int *cpus, int cpu_count, model **created)
     m->tiling = calloc(STEPS, sizeof *m->tiling);
     m->next = calloc(STEPS, sizeof *m->next);
     m->done = calloc(STEPS, sizeof *m->done);
+    m->ended = calloc(STEPS, sizeof *m->ended);
     m->workers = calloc((size_t)threads, sizeof *m->workers);
-    if (status || !m->segments || !m->tiling || !m->next || !m->done || !m->workers) {
+    if (status || !m->segments || !m->tiling || !m->next || !m->done || !m->ended || !m->workers) {
         model_destroy(m);
         return MODEL_MEMORY;
     }
@@ -451,6 +456,7 @@ void model_destroy(model *m)
     free(m->tiling);
     free(m->next);
     free(m->done);
+    free(m->ended);
     free(m->workers);
     free(m->memory);
     pthread_cond_destroy(&m->changed);
