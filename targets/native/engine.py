@@ -10,7 +10,6 @@ import shutil
 from pathlib import Path
 
 from acdc_export import native
-from acdc_export.native import toolchain
 
 
 def load(model, batch_size, threads, precision):
@@ -58,6 +57,8 @@ class Unavailable(Exception):
 def can_build(precision):
     if importlib.util.find_spec("onnx") is None:
         raise Unavailable("onnx is not installed, which compiling needs.", "Run: pip install 'acdc-export[export]'")
+    from acdc_export.native import toolchain  # not above: `load` does without it
+
     try:
         toolchain.compiler()
     except native.CompilerMissing as error:
