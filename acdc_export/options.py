@@ -199,7 +199,7 @@ class ExportOptions(DeployOptions):
     target: Annotated[
         "str | Target",
         Option("Where to deploy: a name from `targets list`, or a folder of your own.", metavar="TARGET"),
-    ] = "cpu"
+    ] = "native"
     _: KW_ONLY
     precision: Annotated[
         str,
