@@ -168,21 +168,23 @@ class _Emitter:
         whole = is_whole(layer, source.tensor)
         integer = source.tensor.quantized is not None
         counts = _counts(layer, source.tensor, (height, width))
-        each = source.form.phases[0] * source.form.phases[1]
         divisors = (1 / counts).astype(np.float32)
         if integer:
             divisors = (np.float32(layer.multiplier) / counts.astype(np.float32)).astype(np.float32)
         fields = {
-            "in": f"{{{source.base}, {source.plane * each}, {source.pitch}}}", "out": _view(target),
+            "in": _view(source), "out": _view(target),
             "grid": f"{{{target.planes}, {height}, {width}}}",
             "average": int(layer.kind == "average"), "whole": int(whole),
             "in_rows": source.tensor.shape[1], "in_columns": source.tensor.shape[2],
-            "divisors": self.array(divisors, "float") if layer.kind == "average" else "0",
+            "divisors": self.array(np.append(divisors, np.zeros(16, np.float32)), "float") if layer.kind == "average" else "0",
             "in_zero": _zero(source.tensor), "out_zero": _zero(target.tensor),
         }  # fmt: skip
         if not whole:
             offsets = _window_offsets(layer, source)
-            fields |= {"taps": len(offsets), "offsets": self.array(offsets, "int32_t")}
+            fields |= {
+                "taps": len(offsets), "offsets": self.array(offsets, "int32_t"),
+                "row_step": layer.window.strides[0], "column_step": layer.window.strides[1],
+            }  # fmt: skip
         return "pool", fields
 
     def pointwise(self, at: int, step: Step) -> tuple[str, dict[str, Any]]:
@@ -237,7 +239,7 @@ class _Emitter:
             top, left = form.border[:2] if form.phases != (1, 1) else inner[:2]
             fields |= {
                 "row_step": form.phases[0], "column_step": form.phases[1], "top": top, "left": left,
-                "out_rows": target.rows, "out_columns": target.columns,
+                "phases": form.held, "out_rows": target.rows, "out_columns": target.columns,
             }  # fmt: skip
             if step.kind == "RELAYOUT":  # what it moves are planes, whatever they hold
                 fields["channels"] = source.planes
@@ -343,13 +345,9 @@ def _counts(layer: Pool, tensor: Tensor, out: tuple[int, int]) -> NDArray[np.flo
 
 def _window_offsets(layer: Pool, source: Storage) -> NDArray[np.int32]:
     window = layer.window
-    (down, across), (top, left) = source.form.phases, window.pads[:2]
-    split = source.form.phases != (1, 1)
-    rows = np.arange(window.kernel[0]) * window.dilations[0] - (0 if split else top)
-    columns = np.arange(window.kernel[1]) * window.dilations[1] - (0 if split else left)
-    phase = (rows % down)[:, None] * across + columns % across
-    offsets = phase * source.plane + (rows // down)[:, None] * source.pitch + columns // across
-    return offsets.reshape(-1).astype(np.int32)
+    rows = np.arange(window.kernel[0]) * window.dilations[0] - window.pads[0]
+    columns = np.arange(window.kernel[1]) * window.dilations[1] - window.pads[1]
+    return (rows[:, None] * source.pitch + columns).reshape(-1).astype(np.int32)
 
 
 def _port(tensor: Tensor) -> str:

@@ -49,6 +49,7 @@ class Form:
     """
 
     phases: tuple[int, int] = (1, 1)
+    held: int = 1  # so many of them, the first ones
     border: tuple[int, int, int, int] = (0, 0, 0, 0)
     value: float | None = None
     inner: tuple[int, int, int, int] = (0, 0, 0, 0)  # of what Pad makes: its pixels that are never written, either
@@ -211,9 +212,11 @@ class _Builder:
         zero = 0.0 if tensor.quantized is None else float(tensor.quantized.zero)
         if isinstance(layer, Pool) and layer.kind == "max":
             zero = -np.inf if tensor.quantized is None else 0.0
-        if all(count == 1 or stride == 1 for count, stride in zip(out[1:], window.strides, strict=True)):
-            return Form(border=border, value=zero) if any(border) else None
-        return Form(window.strides, border, zero)
+        if isinstance(layer, Pool) or all(count == 1 or stride == 1 for count, stride in zip(out[1:], window.strides, strict=True)):
+            return Form(border=border, value=zero) if any(border) else None  # pools move by any number of pixels
+        read = [(size - 1) * dilation for size, dilation in zip(window.kernel, window.dilations, strict=True)]
+        held = 1 if read == [0, 0] else window.strides[0] * window.strides[1]
+        return Form(window.strides, held, border, zero)
 
     def form_of(self, name: str) -> Form:
         return self.primary.get(self.source(name), Form())
@@ -328,7 +331,7 @@ def _storage(tensor: Tensor, form: Form) -> Storage:
         down, across = form.phases
         rows, columns = -(-(top + height + bottom) // down), -(-(left + width + right) // across)
         plane = _apart(rows * columns)
-        count = planes * down * across
+        count = planes * form.held
         return Storage(tensor, form, count, rows, columns, columns, plane, 0, count * plane)
     if not form.bordered:
         plane = 1 if height * width == 1 else _apart(height * width)

@@ -89,7 +89,7 @@ def _offsets(layer: Product, source: Storage, words: int) -> NDArray[np.int64]:
     )
     phase = (rows % down)[:, None] * across + columns % across
     first = np.arange(layer.groups) * inputs // lanes
-    planes = (first[:, None] + np.arange(words))[:, :, None, None] * (down * across) + phase
+    planes = (first[:, None] + np.arange(words))[:, :, None, None] * source.form.held + phase
     offsets: NDArray[np.int64] = planes * source.plane + (rows // down)[:, None] * source.pitch + columns // across
     return offsets
 

@@ -246,10 +246,13 @@ static void binary_bytes(const struct pointwise *p, float *arena, int piece, int
     END
 }
 
+/* The first pixel of the window of a row's first output. */
+#define WINDOW (arena + p->in.base + (long)plane * p->in.plane + (long)row * p->row_step * p->in.pitch + p->offsets[0])
+
 static void pool(const struct pool *p, float *arena, int piece, int count)
 {
     ROWS(p->grid)
-        float *restrict y = ROW(p->out);
+        float *y = ROW(p->out);
         if (p->whole) {
             const float *x = arena + p->in.base + (long)plane * p->in.plane;
             float sums[16] = {0}, best = x[0];
@@ -270,70 +273,69 @@ static void pool(const struct pool *p, float *arena, int piece, int count)
             y[0] = p->average ? sum * p->divisors[0] : best;
             continue;
         }
-        const float *x = ROW(p->in) + p->offsets[0];
-        int n = p->grid.columns;
-        memcpy(y, x, (size_t)n * sizeof *y);
-        for (int k = 1; k < p->taps; k++) {
-            x = ROW(p->in) + p->offsets[k];
+        for (int from = 0; from < p->grid.columns; from += LANES) {
+            const int32_t *x = (const int32_t *)WINDOW + from * p->column_step;
+            reals value = as_reals(load_apart(x, p->column_step));
+            for (int k = 1; k < p->taps; k++) {
+                reals other = as_reals(load_apart(x + p->offsets[k] - p->offsets[0], p->column_step));
+                value = p->average ? add_reals(value, other) : max_reals(value, other);
+            }
             if (p->average)
-                for (int i = 0; i < n; i++)
-                    y[i] += x[i];
-            else
-                for (int i = 0; i < n; i++)
-                    y[i] = x[i] > y[i] ? x[i] : y[i];
+                value = multiply(value, load_reals(p->divisors + row * p->grid.columns + from));
+            store_some(y + from, first_lanes(p->grid.columns - from), as_words(value));
         }
-        if (p->average)
-            for (int i = 0; i < n; i++)
-                y[i] *= p->divisors[row * n + i];
     END
 }
 
 static void pool_bytes(const struct pool *p, float *arena, int piece, int count)
 {
     ROWS(p->grid)
-        uint8_t *restrict y = (uint8_t *)ROW(p->out);
+        uint8_t *y = (uint8_t *)ROW(p->out);
         if (p->whole) {
-            int32_t sums[16] = {0};
+            int32_t sums[4] = {0};
             uint8_t best[4] = {0};
+            words total = all_words(0);
             const float *at = arena + p->in.base + (long)plane * p->in.plane;
             for (int r = 0; r < p->in_rows; r++, at += p->in.pitch) {
                 const uint8_t *x = (const uint8_t *)at;
                 int i = 0, n = 4 * p->in_columns;
                 if (p->average) {
-                    for (; i + 16 <= n; i += 16)
-                        for (int j = 0; j < 16; j++)
-                            sums[j] += x[i + j];
+                    for (; i + LANES <= n; i += LANES)
+                        total = add_words(total, widen_8(x + i));
                     for (; i < n; i++)
                         sums[i & 3] += x[i];
                 } else
                     for (; i < n; i++)
                         best[i & 3] = x[i] > best[i & 3] ? x[i] : best[i & 3];
             }
+            int32_t lanes[LANES];
+            store_words(lanes, total);
+            for (int i = 0; i < LANES; i++)
+                sums[i & 3] += lanes[i];
             int pixels = p->in_rows * p->in_columns;
             for (int j = 0; j < 4; j++) {
-                int32_t sum = sums[j] + sums[j + 4] + sums[j + 8] + sums[j + 12] - pixels * p->in_zero;
+                int32_t sum = sums[j] - pixels * p->in_zero;
                 y[j] = p->average ? limited((float)sum * p->divisors[0], p->out_zero, 0, 255) : best[j];
             }
             continue;
         }
-        for (int from = 0; from < p->grid.columns; from += CHUNK) {
-            int pixels = p->grid.columns - from < CHUNK ? p->grid.columns - from : CHUNK, n = 4 * pixels;
-            if (!p->average) {
-                memcpy(y + 4 * from, ROW(p->in) + p->offsets[0] + from, (size_t)n);
-                for (int k = 1; k < p->taps; k++) {
-                    const uint8_t *x = (const uint8_t *)(ROW(p->in) + p->offsets[k] + from);
-                    for (int i = 0; i < n; i++)
-                        y[4 * from + i] = x[i] > y[4 * from + i] ? x[i] : y[4 * from + i];
-                }
-                continue;
-            }
+        for (int from = 0; !p->average && from < p->grid.columns; from += LANES) {
+            const int32_t *x = (const int32_t *)WINDOW + from * p->column_step;
+            words value = load_apart(x, p->column_step);
+            for (int k = 1; k < p->taps; k++)
+                value = max_8(value, load_apart(x + p->offsets[k] - p->offsets[0], p->column_step));
+            store_some(y + 4 * from, first_lanes(p->grid.columns - from), value);
+        }
+        for (int from = 0; p->average && from < p->grid.columns; from += CHUNK) {
+            int pixels = p->grid.columns - from < CHUNK ? p->grid.columns - from : CHUNK;
             int32_t sums[4 * CHUNK] = {0};
             for (int k = 0; k < p->taps; k++) {
-                const uint8_t *x = (const uint8_t *)(ROW(p->in) + p->offsets[k] + from);
-                for (int i = 0; i < n; i++)
-                    sums[i] += x[i] - p->in_zero;
+                const uint8_t *x = (const uint8_t *)(WINDOW + p->offsets[k] - p->offsets[0] + from * p->column_step);
+                for (int i = 0; i < pixels; i++)
+                    for (int j = 0; j < 4; j++)
+                        sums[4 * i + j] += x[4 * i * p->column_step + j] - p->in_zero;
             }
-            for (int i = 0; i < n; i++) {
+            for (int i = 0; i < 4 * pixels; i++) {
                 float divisor = p->divisors[row * p->grid.columns + from + i / 4];
                 y[4 * from + i] = limited((float)sums[i] * divisor, p->out_zero, 0, 255);
             }
@@ -343,9 +345,19 @@ static void pool_bytes(const struct pool *p, float *arena, int piece, int count)
 
 /* From one layout to another. */
 
+/* The columns of a phase's row that are pixels, where the first one is at `shift`. */
+static void columns_of(const struct transfer *t, int shift, int *from, int *to)
+{
+    *from = 0, *to = t->out_columns;
+    while (*from < *to && *from * t->column_step + shift < 0)
+        ++*from;
+    while (*to > *from && (*to - 1) * t->column_step + shift >= t->width)
+        --*to;
+}
+
 static void relayout(const struct transfer *t, float *arena, int piece, int count)
 {
-    int phases = t->row_step * t->column_step;
+    int phases = t->phases;
     struct grid grid = {t->channels * phases, t->out_rows, 0};
     ROWS(grid)
         int phase = plane % phases, y = row * t->row_step + phase / t->column_step - t->top;
@@ -354,11 +366,8 @@ static void relayout(const struct transfer *t, float *arena, int piece, int coun
             continue;
         const float *restrict x = arena + t->in.base + (long)(plane / phases) * t->in.plane + (long)y * t->in.pitch;
         float *restrict out = ROW(t->out);
-        int step = t->column_step, from = 0, to = t->out_columns;
-        while (from < to && from * step + shift < 0)
-            from++;
-        while (to > from && (to - 1) * step + shift >= t->width)
-            to--;
+        int step = t->column_step, from, to;
+        columns_of(t, shift, &from, &to);
         if (step == 1)
             memcpy(out + from, x + from + shift, (size_t)(to - from) * sizeof *out);
         else if (step == 2)
@@ -372,43 +381,51 @@ static void relayout(const struct transfer *t, float *arena, int piece, int coun
 
 static uint8_t level_of(float value, const struct transfer *t) { return limited(value / t->scale, t->zero, 0, 255); }
 
-/* An input of the network, straight into the layout that its reader wants. */
+/* Four channels of FP32 pixels as words of uint8; channels are `apart`, and only `channels` of them are there. */
+INLINE words quad_of(const float *pixels, int step, long apart, const struct transfer *t, int channels)
+{
+    words quad = all_words(0);
+    for (int j = 0; j < 4 && j < channels; j++) {
+        reals value = divide(as_reals(load_apart((const int32_t *)(pixels + j * apart), step)), all_reals(t->scale));
+        value = min_reals(max_reals(value, all_reals(-0x1p30f)), all_reals(0x1p30f));
+        words level = add_words(to_words(value), all_words(t->zero));
+        level = min_words(max_words(level, all_words(0)), all_words(255));
+        quad = either(quad, shift_left(level, 8 * j));
+    }
+    return quad;
+}
+
+/* An input of the network, straight into the layout that its reader wants, row by row of the input. */
 static void load(const struct transfer *t, const struct frame *frame, float *arena, int bytes, int piece, int count)
 {
-    int phases = t->row_step * t->column_step, planes = bytes ? (t->channels + 3) / 4 : t->channels;
+    int planes = bytes ? (t->channels + 3) / 4 : t->channels;
     long image = (long)t->height * t->width;
     const float *input = frame->inputs[t->port] + frame->sample * t->channels * image;
-    struct grid grid = {planes * phases, t->out_rows, 0};
+    struct grid grid = {planes, t->height, 0};
     ROWS(grid)
-        int phase = plane % phases, y = row * t->row_step + phase / t->column_step - t->top;
-        int shift = phase % t->column_step - t->left;
-        if (y < 0 || y >= t->height)
-            continue;
-        int step = t->column_step, from = 0, to = t->out_columns;
-        while (from < to && from * step + shift < 0)
-            from++;
-        while (to > from && (to - 1) * step + shift >= t->width)
-            to--;
-        float *out = ROW(t->out);
-        if (!bytes) {
-            const float *x = input + plane / phases * image + (long)y * t->width + shift;
-            if (step == 1)
-                memcpy(out + from, x + from, (size_t)(to - from) * sizeof *out);
-            else
-                for (int i = from; i < to; i++)
-                    out[i] = x[i * step];
-            continue;
-        }
-        int channel = 4 * (plane / phases);
-        for (int start = from; start < to; start += CHUNK) {
-            int n = to - start < CHUNK ? to - start : CHUNK;
-            uint32_t words[CHUNK] = {0};
-            for (int j = 0; j < 4 && channel + j < t->channels; j++) {
-                const float *x = input + (channel + j) * image + (long)y * t->width + shift;
-                for (int i = 0; i < n; i++)
-                    words[i] |= (uint32_t)level_of(x[(start + i) * step], t) << (8 * j);
+        int down = (row + t->top) % t->row_step, at = (row + t->top) / t->row_step;
+        const float *x = input + (bytes ? 4 : 1) * plane * image + (long)row * t->width;
+        for (int across = 0; across < t->column_step; across++) {
+            int phase = down * t->column_step + across, shift = across - t->left, from, to;
+            if (phase >= t->phases || at >= t->out_rows)
+                continue;
+            columns_of(t, shift, &from, &to);
+            float *out = arena + t->out.base + (long)(plane * t->phases + phase) * t->out.plane + (long)at * t->out.pitch;
+            int step = t->column_step, i = from;
+            for (; i + LANES <= to && (i + LANES) * step + shift <= t->width; i += LANES) {
+                const float *pixels = x + i * step + shift;
+                if (bytes)
+                    store_words(out + i, quad_of(pixels, step, image, t, t->channels - 4 * plane));
+                else
+                    store_words(out + i, load_apart((const int32_t *)pixels, step));
             }
-            memcpy(out + start, words, (size_t)n * sizeof *words);
+            for (; i < to; i++) {
+                const float *pixel = x + i * step + shift;
+                uint32_t word = 0;
+                for (int j = 0; j < 4 && bytes && 4 * plane + j < t->channels; j++)
+                    word |= (uint32_t)level_of(pixel[j * image], t) << (8 * j);
+                memcpy(out + i, bytes ? (const void *)&word : (const void *)pixel, sizeof word);
+            }
         }
     END
 }

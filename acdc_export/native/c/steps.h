@@ -51,11 +51,11 @@ struct entry {
 struct pool {
     struct view in, out;
     struct grid grid;         /* of the output */
-    int32_t taps, average, whole; /* whole: the window is the plane */
+    int32_t taps, average, whole;     /* whole: the window is the plane */
     int32_t in_rows, in_columns;
-    const int32_t *offsets;
-    const float *divisors;    /* 1 / values that count, for each pixel of the output */
-    float multiplier;
+    int32_t row_step, column_step;    /* from one window to the next */
+    const int32_t *offsets;           /* of a window's pixels from the first, in words */
+    const float *divisors;            /* 1 / values that count, for each pixel of the output, scales included */
     int32_t in_zero, out_zero;
 };
 
@@ -75,7 +75,8 @@ struct pointwise {            /* functions, tables, sums: one pixel to one pixel
 struct transfer {             /* from one layout to another */
     struct view in, out;
     int32_t channels, height, width; /* of the input */
-    int32_t row_step, column_step;   /* the output is split into so many phases */
+    int32_t row_step, column_step;   /* the output is split into so many phases, */
+    int32_t phases;                  /* of which it holds the first so many */
     int32_t top, left;               /* pixels before the first one in the output */
     int32_t out_rows, out_columns;   /* of a phase */
     int32_t port;                    /* of the network */

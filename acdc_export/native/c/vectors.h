@@ -8,6 +8,13 @@ enum { LANES = 16 };
 #define load_reals(p) _mm512_loadu_ps(p)
 #define load_words(p) _mm512_loadu_si512(p)
 #define store_words(p, v) _mm512_storeu_si512(p, v)
+#define divide(a, b) _mm512_div_ps(a, b)
+#define add_words(a, b) _mm512_add_epi32(a, b)
+#define max_words(a, b) _mm512_max_epi32(a, b)
+#define min_words(a, b) _mm512_min_epi32(a, b)
+#define either(a, b) _mm512_or_si512(a, b)
+#define shift_left(v, by) _mm512_sllv_epi32(v, _mm512_set1_epi32(by))
+#define widen_8(p) _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(p)))
 #define all_reals(x) _mm512_set1_ps(x)
 #define all_words(x) _mm512_set1_epi32(x)
 #define multiply_add(a, b, c) _mm512_fmadd_ps(a, b, c)
@@ -31,6 +38,12 @@ enum { LANES = 16 };
 #define shuffle_8(v, by) _mm512_shuffle_epi8(v, by)
 #define store_some(p, mask, v) _mm512_mask_storeu_epi32(p, (__mmask16)(mask), v)
 #define load_some(old, p, mask) _mm512_mask_loadu_epi32(old, (__mmask16)(mask), p)
+#define EVERY_OTHER _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30)
+#define load_every_other(p) \
+    _mm512_permutex2var_epi32(load_words(p), EVERY_OTHER, load_words((const int32_t *)(p) + 16))
+#define gather(p, distances) _mm512_i32gather_epi32(distances, p, 4)
+#define multiply_words(a, b) _mm512_mullo_epi32(a, b)
+#define COUNTING _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15)
 #if defined(__AVX512VNNI__)
 #define dot(sum, x, w) _mm512_dpbusd_epi32(sum, x, w)
 #else
@@ -47,6 +60,13 @@ enum { LANES = 8 };
 #define load_reals(p) _mm256_loadu_ps(p)
 #define load_words(p) _mm256_loadu_si256((const __m256i *)(p))
 #define store_words(p, v) _mm256_storeu_si256((__m256i *)(p), v)
+#define divide(a, b) _mm256_div_ps(a, b)
+#define add_words(a, b) _mm256_add_epi32(a, b)
+#define max_words(a, b) _mm256_max_epi32(a, b)
+#define min_words(a, b) _mm256_min_epi32(a, b)
+#define either(a, b) _mm256_or_si256(a, b)
+#define shift_left(v, by) _mm256_sllv_epi32(v, _mm256_set1_epi32(by))
+#define widen_8(p) _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(p)))
 #define all_reals(x) _mm256_set1_ps(x)
 #define all_words(x) _mm256_set1_epi32(x)
 #define multiply_add(a, b, c) _mm256_fmadd_ps(a, b, c)
@@ -75,6 +95,12 @@ enum { LANES = 8 };
 #define store_some(p, mask, v) _mm256_maskstore_epi32((int *)(p), lanes_of(mask), v)
 #define load_some(old, p, mask) \
     _mm256_blendv_epi8(old, _mm256_maskload_epi32((const int *)(p), lanes_of(mask)), lanes_of(mask))
+#define load_every_other(p) \
+    _mm256_permute4x64_epi64(_mm256_castps_si256(_mm256_shuffle_ps(load_reals((const float *)(p)), \
+                                                                   load_reals((const float *)(p) + 8), 0x88)), 0xd8)
+#define gather(p, distances) _mm256_i32gather_epi32(p, distances, 4)
+#define multiply_words(a, b) _mm256_mullo_epi32(a, b)
+#define COUNTING _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7)
 #if defined(__AVXVNNI__)
 #define dot(sum, x, w) _mm256_dpbusd_avx_epi32(sum, x, w)
 #else
@@ -92,3 +118,16 @@ enum { LANES = 8 };
 #else
 #define dot_wide(sum, x, w) dot(sum, x, w)
 #endif
+
+/* Words that are `step` apart. */
+static inline __attribute__((always_inline)) words load_apart(const int32_t *p, int step)
+{
+    if (step == 1)
+        return load_words(p);
+    if (step == 2)
+        return load_every_other(p);
+    return gather(p, multiply_words(COUNTING, all_words(step)));
+}
+
+/* The first `count` lanes. */
+static inline uint32_t first_lanes(int count) { return count >= LANES ? 0xffffffffu : (1u << count) - 1; }
