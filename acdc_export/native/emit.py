@@ -11,13 +11,27 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..version import __version__
-from .layers import Affine, Binary, Concat, Dequantize, Function, Pool, Product, Quantize, Reshape, Softmax, Table, Tensor
+from .layers import (
+    Affine,
+    Binary,
+    Concat,
+    Dequantize,
+    Function,
+    Pool,
+    Product,
+    Quantize,
+    Reshape,
+    Softmax,
+    Table,
+    Tensor,
+)
 from .layout import Layout, Step, Storage, is_whole
 from .pack import Packed, pack
 from .plan import INSTRUCTION_SETS, Plan, Tiling
@@ -40,12 +54,25 @@ _PIECES = 8  # of a step that is no product, for each thread beyond the first
 
 @dataclass(frozen=True)
 class Source:
-    """A network as C: the header, the program, and the weights that the program includes."""
+    """A network as C: the header, the program, and the weights that the program includes.
 
+    `kernels` is what the program gives where SET is defined: the same text for all networks.
+    """
+
+    stem: str
     header: str
     program: str
+    kernels: str
     weights: bytes
     zeros: dict[int, tuple[int, int]]  # by step: zeros and weights
+
+    def write(self, folder: Path) -> Path:
+        """Write STEM.h, STEM.c and STEM.weights into a folder; return the path of the C file."""
+        program = folder / f"{self.stem}.c"
+        program.write_text(self.program, encoding="utf-8")
+        program.with_name(f"{self.stem}.h").write_text(self.header, encoding="utf-8")
+        program.with_name(f"{self.stem}.weights").write_bytes(self.weights)
+        return program
 
 
 def emit(layout: Layout, plan: Plan, stem: str, title: str, digest: str) -> Source:
@@ -66,17 +93,18 @@ class _Emitter:
         data = "\n".join([*self.structs, *self.tables(steps)])
         written = f"Written by acdc-export {__version__}."
         header = _file("model.h.in").replace("@TITLE@", _comment(self.title)).replace("@WRITTEN_BY@", written)
+        kernels = "\n".join(map(_file, ("steps.h", "vectors.h", "products.c", "pointwise.c", "kernels.c")))
         program = "\n".join(
             [
                 f"/* {_comment(self.title)}, compiled. {written}",
                 "",
-                "   Compiled once for each instruction set, with SET and its name defined, and once without, for what is",
-                "   common to all. The network is in the tables at the end of the common part. */",
-                _file("steps.h"),
+                "   Compiled once for each instruction set, with SET as its number, and once without, for what is",
+                "   common to all: the network as tables, and the runtime. */",
                 "#if defined(SET)",
-                *(_file(name) for name in ("vectors.h", "products.c", "pointwise.c", "kernels.c")),
+                kernels,
                 "#else",
-                '#pragma GCC visibility push(default)',
+                _file("steps.h"),
+                "#pragma GCC visibility push(default)",
                 f'#include "{self.stem}.h"',
                 "#pragma GCC visibility pop",
                 _WEIGHTS.format(file=_text(self.stem + ".weights")[1:-1]),
@@ -86,7 +114,7 @@ class _Emitter:
                 "",
             ]
         )
-        return Source(header, program, bytes(self.weights), self.zeros)
+        return Source(self.stem, header, program, kernels, bytes(self.weights), self.zeros)
 
     # Arrays.
 
@@ -133,7 +161,8 @@ class _Emitter:
 
     def product(self, at: int, step: Step) -> tuple[str, dict[str, Any]]:
         layer, source, target = step.layer, step.reads[0], step.writes
-        assert isinstance(layer, Product) and target is not None
+        assert isinstance(layer, Product)
+        assert target is not None
         integer, to_float = step.kind == "PRODUCT_U8", step.kind == "PRODUCT_U8" and target.tensor.quantized is None
         packed: Packed = pack(layer, source, self.plan.choices[at].kernel)
         self.zeros[at] = packed.zeros, packed.total
@@ -158,12 +187,13 @@ class _Emitter:
         if layer.multipliers is not None:
             fields["multipliers"] = self.channels(layer.multipliers)
         if layer.residual is not None:
-            fields["residual_multiplier"], fields["residual_offset"] = map(_real, layer.residual)
+            fields["residual_multiplier"] = _real(layer.residual)
         return "product", fields
 
     def pool(self, at: int, step: Step) -> tuple[str, dict[str, Any]]:
         layer, source, target = step.layer, step.reads[0], step.writes
-        assert isinstance(layer, Pool) and target is not None
+        assert isinstance(layer, Pool)
+        assert target is not None
         _, height, width = target.tensor.shape
         whole = is_whole(layer, source.tensor)
         integer = source.tensor.quantized is not None
@@ -171,12 +201,13 @@ class _Emitter:
         divisors = (1 / counts).astype(np.float32)
         if integer:
             divisors = (np.float32(layer.multiplier) / counts.astype(np.float32)).astype(np.float32)
+        padded = np.append(divisors, np.zeros(16, np.float32))  # a vector that begins with the last is read whole
         fields = {
             "in": _view(source), "out": _view(target),
             "grid": f"{{{target.planes}, {height}, {width}}}",
             "average": int(layer.kind == "average"), "whole": int(whole),
             "in_rows": source.tensor.shape[1], "in_columns": source.tensor.shape[2],
-            "divisors": self.array(np.append(divisors, np.zeros(16, np.float32)), "float") if layer.kind == "average" else "0",
+            "divisors": self.array(padded, "float") if layer.kind == "average" else "0",
             "in_zero": _zero(source.tensor), "out_zero": _zero(target.tensor),
         }  # fmt: skip
         if not whole:
@@ -208,7 +239,8 @@ class _Emitter:
         elif isinstance(layer, Affine):
             flat = False
             fields |= {
-                "broadcast": 1, "multipliers": self.channels(layer.multipliers), "offsets": self.channels(layer.offsets),
+                "broadcast": 1,
+                "multipliers": self.channels(layer.multipliers), "offsets": self.channels(layer.offsets),
                 "low": _real(layer.low), "high": _real(layer.high), "zero": _zero(target.tensor),
             }  # fmt: skip
         elif isinstance(layer, Table):
@@ -273,8 +305,8 @@ class _Emitter:
         yield "static const struct step steps[STEPS] = {"
         yield from steps
         yield "};"
-        yield "static const struct {\n    int32_t base, words;\n    union {\n        float real;\n        uint32_t word;"
-        yield "    } value;\n} borders[] = {"
+        yield "static const struct {\n    int32_t base, words;"
+        yield "    union {\n        float real;\n        uint32_t word;\n    } value;\n} borders[] = {"
         for base, words, tensor, value in layout.borders:
             level = f".word = {int(value) * 0x01010101:#x}" if tensor.quantized else f".real = {_real(value)}"
             yield f"    {{{base}, {words}, {{{level}}}}},"
@@ -297,6 +329,7 @@ class _Emitter:
         yield f"    {_text('int8' if integer else 'fp32')}, {_text(' '.join(sets))},"
         yield f"    {len(network.inputs)}, inputs, {len(network.outputs)}, outputs, STEPS, {len(self.weights)}L,"
         yield "    ARENA * 4,\n};"
+
 
 def _pieces(step: Step) -> int:
     target = step.writes or step.reads[0]
@@ -327,7 +360,7 @@ def _wide(layer: Product) -> int:
         return 0
     sums = np.abs(layer.weights.reshape(len(layer.weights), -1).astype(np.int64)).sum(1) * 255
     most = (sums + np.abs(layer.bias.astype(np.int64))) * layer.multipliers.astype(np.float64)
-    residual = 0.0 if layer.residual is None else 255 * abs(layer.residual[0]) + abs(layer.residual[1])
+    residual = 0.0 if layer.residual is None else 255 * layer.residual
     return int(float(most.max(initial=0.0)) + residual >= 2.0**30)
 
 
@@ -373,7 +406,11 @@ def _text(text: str) -> str:
 
 def _comment(text: str) -> str:
     """Text that can't end a comment of C."""
-    return "".join(char if char.isascii() and char.isprintable() else "?" for char in text).replace("*/", "* /").replace("/*", "/ *")
+    return (
+        "".join(char if char.isascii() and char.isprintable() else "?" for char in text)
+        .replace("*/", "* /")
+        .replace("/*", "/ *")
+    )
 
 
 def _describe(step: Step) -> str:

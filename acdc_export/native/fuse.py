@@ -365,7 +365,7 @@ class _Fuser:
             inputs = [self.read(linear.source)] + ([self.read(residual)] if residual else [])
             return Product(
                 node.name, node.operator, tuple(inputs), output, weights, bias, linear.window, linear.groups,
-                low, high, residual=(1.0, 0.0) if residual else None,
+                low, high, residual=1.0 if residual else None,
             )  # fmt: skip
         source, given = self.integer_input(linear.source)
         inputs = [source]
@@ -376,8 +376,8 @@ class _Fuser:
             if added is None or onto is None:
                 raise _NotThis
             inputs.append(self.quantized_tensor(*added))
-            multiplier = np.float32(added[1].scale / scale)
-            addend = (float(multiplier), float(np.float32(-added[1].zero * float(multiplier))))
+            addend = _of_16_bits(added[1].scale / scale)
+            linear.offsets = linear.offsets - added[1].zero * addend * scale
         integers, steps = linear.integers_and_steps(given.scale)
         bias = np.rint(linear.offsets / steps) - given.zero * integers.reshape(len(integers), -1).sum(1, np.int64)
         levels = (low, high) if onto is None else _levels(low, high, onto)
@@ -475,9 +475,10 @@ class _Fuser:
         """x, where a product is x * sigmoid(x)."""
         for gate, value in (operands, reversed(operands)):
             inner = self.producer(gate)
-            if inner is not None and inner.operator == "Sigmoid" and self.single(gate):
-                if self.resolve(inner.inputs[0]) == self.resolve(value):
-                    return self.read(value)
+            if inner is None or inner.operator != "Sigmoid" or not self.single(gate):
+                continue
+            if self.resolve(inner.inputs[0]) == self.resolve(value):
+                return self.read(value)
         return None
 
     def check_axis(self, node: Node) -> None:
@@ -496,7 +497,9 @@ class _Fuser:
         before, after = np.zeros(rank, int), np.zeros(rank, int)
         before[axes], after[axes] = np.split(pads, 2)
         if before[:2].any() or after[:2].any() or (before < 0).any() or (after < 0).any():
-            raise GraphError(f"{node} pads batch or channels, or cuts.", "The target native pads rows and columns only.")
+            raise GraphError(
+                f"{node} pads batch or channels, or cuts.", "The target native pads rows and columns only."
+            )
         top, left = (0, *before[2:])[-2:] if rank > 2 else (0, 0)
         bottom, right = (0, *after[2:])[-2:] if rank > 2 else (0, 0)
         return (int(top), int(left), int(bottom), int(right)), float(value.reshape(()))
@@ -554,7 +557,9 @@ class _Fuser:
         if min(given) < 0:
             raise GraphError(f"{node} has negative padding.", "Cut the tensor before it.")
         outputs = self.tensor("", like=node.outputs[0]).shape[1:]
-        needed = [(out - 1) * s + (k - 1) * d + 1 for out, s, k, d in zip(outputs, strides, size, dilations, strict=True)]
+        needed = [
+            (out - 1) * s + (k - 1) * d + 1 for out, s, k, d in zip(outputs, strides, size, dilations, strict=True)
+        ]
         mode = node.attributes.get("auto_pad", b"NOTSET")
         if mode in (b"SAME_UPPER", b"SAME_LOWER"):
             spare = [max(need - have, 0) for need, have in zip(needed, shape[1:], strict=True)]
@@ -639,20 +644,24 @@ class _Fuser:
             raise _NotThis
         root = next(iter(roots))
         read, given = self.integer_input(root)
-        values = ((np.arange(256) - given.zero) * np.float32(given.scale)).astype(np.float32)
+        values = _values(given)
         if nodes:
             values = self.evaluate(nodes, root, source, values)
-        levels = np.rint((values / np.float32(onto.scale)).astype(np.float64)) + onto.zero
         last = self.producers[source]
-        return Table(last.name, last.operator, (read,), output, np.clip(levels, 0, 255).astype(np.uint8))
+        return Table(last.name, last.operator, (read,), output, _as_levels(values, onto))
 
     def evaluate(
         self, nodes: Sequence[Node], root: str, output: str, values: NDArray[np.float32]
     ) -> NDArray[np.float32]:
         ordered = sorted(nodes, key=lambda node: self.positions[node.outputs[0]])
-        constants = {name: self.graph.constants[name] for node in nodes for name in node.inputs if name in self.graph.constants}
+        constants = {
+            name: self.graph.constants[name] for node in nodes for name in node.inputs if name in self.graph.constants
+        }
         graph = helper.make_graph(
-            [helper.make_node(node.operator, node.inputs, node.outputs, node.name, **node.attributes) for node in ordered],
+            [
+                helper.make_node(node.operator, node.inputs, node.outputs, node.name, **node.attributes)
+                for node in ordered
+            ],
             "function",
             [helper.make_tensor_value_info(root, TensorProto.FLOAT, [1, 256])],
             [helper.make_tensor_value_info(output, TensorProto.FLOAT, None)],
@@ -678,10 +687,25 @@ def _levels(low: float, high: float, onto: Quantized) -> tuple[float, float]:
     return limits[0], limits[1]
 
 
+def _of_16_bits(value: float) -> float:
+    """The nearest number whose product with any uint8 is exact in FP32."""
+    fraction, exponent = np.frexp(value)
+    return float(np.ldexp(np.rint(np.ldexp(fraction, 16)), exponent - 16))
+
+
 def _requantization(given: Quantized, onto: Quantized) -> NDArray[np.uint8]:
-    values = (np.arange(256) - given.zero) * np.float32(given.scale)
-    levels = np.rint((values.astype(np.float32) / np.float32(onto.scale)).astype(np.float64)) + onto.zero
-    return np.clip(levels, 0, 255).astype(np.uint8)
+    return _as_levels(_values(given), onto)
+
+
+def _values(given: Quantized) -> NDArray[np.float32]:
+    """What each of the 256 levels stands for."""
+    return ((np.arange(256) - given.zero) * np.float32(given.scale)).astype(np.float32)
+
+
+def _as_levels(values: NDArray[np.float32], onto: Quantized) -> NDArray[np.uint8]:
+    levels = np.rint((values / np.float32(onto.scale)).astype(np.float64)) + onto.zero
+    clipped: NDArray[np.float64] = np.clip(levels, 0, 255)
+    return clipped.astype(np.uint8)
 
 
 class _Linear:
@@ -740,10 +764,11 @@ class _Linear:
         linear = cls(node, source, shaped, offsets.copy(), window, groups)
         linear.multipliers *= alpha
         outputs = 1 if transposed else 0
-        if kept is not None and fuser.dequantized(source) is not None and kept.scales.size in (1, len(shaped)):
-            if kept.scales.size == 1 or kept.axis == outputs:
-                linear.stored = _kernel(kept.array.T if transposed else kept.array)
-                linear.scales = np.broadcast_to(kept.scales.astype(np.float64).reshape(-1), len(shaped)).copy()
+        if kept is None or fuser.dequantized(source) is None:
+            return linear
+        if kept.scales.size == 1 or (kept.scales.size == len(shaped) and kept.axis == outputs):
+            linear.stored = _kernel(kept.array.T if transposed else kept.array)
+            linear.scales = np.broadcast_to(kept.scales.astype(np.float64).reshape(-1), len(shaped)).copy()
         return linear
 
     @staticmethod

@@ -68,7 +68,7 @@ def read(path: Path) -> Graph:
     """
     model = _load(path)
     opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
-    if not 11 <= opset:
+    if not opset >= 11:
         raise GraphError(f"{path}: opset {opset} is older than 11.", "Convert it: onnx.version_converter.")
     constants = {tensor.name: _array(tensor, path) for tensor in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in constants]
@@ -156,7 +156,9 @@ def _shapes(model: onnx.ModelProto, path: Path) -> dict[str, tuple[int, ...]]:
         inferred = shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
     except Exception as error:
         reason = str(error).strip().splitlines()[-1]
-        raise GraphError(f"{path}: shapes don't fit together: {reason}", "Export it anew, with a batch of 1.") from error
+        raise GraphError(
+            f"{path}: shapes don't fit together: {reason}", "Export it anew, with a batch of 1."
+        ) from error
     shapes = {}
     graph = inferred.graph
     for value in (*graph.input, *graph.value_info, *graph.output):

@@ -212,7 +212,9 @@ class _Builder:
         zero = 0.0 if tensor.quantized is None else float(tensor.quantized.zero)
         if isinstance(layer, Pool) and layer.kind == "max":
             zero = -np.inf if tensor.quantized is None else 0.0
-        if isinstance(layer, Pool) or all(count == 1 or stride == 1 for count, stride in zip(out[1:], window.strides, strict=True)):
+        if isinstance(layer, Pool) or all(
+            count == 1 or stride == 1 for count, stride in zip(out[1:], window.strides, strict=True)
+        ):
             return Form(border=border, value=zero) if any(border) else None  # pools move by any number of pixels
         read = [(size - 1) * dilation for size, dilation in zip(window.kernel, window.dilations, strict=True)]
         held = 1 if read == [0, 0] else window.strides[0] * window.strides[1]
@@ -343,7 +345,7 @@ def _storage(tensor: Tensor, form: Form) -> Storage:
 
 
 def _apart(words: int) -> int:
-    """A distance of planes: whole cache lines, an odd number, since caches map every so many lines to the same place."""
+    """A distance of planes: whole cache lines, an odd number of them, since caches map every 2^n lines to one place."""
     count = -(-words // _LINE)
     return _LINE * (count | 1)
 

@@ -85,7 +85,11 @@ class Library:
         if about.abi != _ABI:
             raise EngineError(f"{path} has ABI {about.abi}, this is for {_ABI}.", "Compile it again.")
         self.title, self.hash, self.version = (text.decode() for text in (about.name, about.hash, about.version))
-        self.precision, self.weight_bytes, self.arena_bytes = about.precision.decode(), about.weight_bytes, about.arena_bytes
+        self.precision, self.weight_bytes, self.arena_bytes = (
+            about.precision.decode(),
+            about.weight_bytes,
+            about.arena_bytes,
+        )
         self.instruction_sets = tuple(about.instruction_sets.decode().split())
         self.inputs = tuple(map(_port, about.inputs[: about.input_count]))
         self.outputs = tuple(map(_port, about.outputs[: about.output_count]))
@@ -106,7 +110,9 @@ class Library:
         arrays = [_array(port, inputs) for port in self.inputs]
         batches = {len(array) for array in arrays}
         if len(batches) != 1 or 0 in batches:
-            raise UsageError(f"Inputs have batches of {sorted(batches)}.", "Give all inputs the same number of samples.")
+            raise UsageError(
+                f"Inputs have batches of {sorted(batches)}.", "Give all inputs the same number of samples."
+            )
         (batch,) = batches
         outputs = {port.name: np.empty((batch, *port.shape), np.float32) for port in self.outputs}
         taken = (_REALS * len(arrays))(*(array.ctypes.data_as(_REALS) for array in arrays))

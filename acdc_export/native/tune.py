@@ -76,16 +76,10 @@ def _here(layout: Layout, folder: Path) -> str:
 
 
 def _library(layout: Layout, plan: Plan, folder: Path, stem: str, threads: int) -> Library:
-    from .compiler import write
-
-    files = write(emit(layout, plan, stem, stem, ""), folder, stem)
-    build(files.program, files.library, plan.instruction_sets, folder)
-    return Library(files.library, threads)
+    return Library(build(emit(layout, plan, stem, stem, ""), folder, plan.instruction_sets), threads)
 
 
-def _measure(
-    library: Library, layout: Layout, plan: Plan, here: str, threads: int, times: dict[int, Times]
-) -> None:
+def _measure(library: Library, layout: Layout, plan: Plan, here: str, threads: int, times: dict[int, Times]) -> None:
     random = np.random.default_rng(0)
     inputs = {port.name: random.standard_normal((1, *port.shape), np.float32) for port in library.inputs}
     tried = {at: list(_candidates(layout.steps[at], plan.choices[at].kernel, here, threads)) for at in times}
@@ -94,9 +88,7 @@ def _measure(
         for turn in range(max(map(len, lists.values()), default=0)):
             current = {at: tilings[turn % len(tilings)] for at, tilings in lists.items()}
             for at, chosen in current.items():
-                library.set_tiling(
-                    at, plan.choices[at].kernel, chosen.tile, chosen.pixel_pieces, chosen.channel_pieces
-                )
+                library.set_tiling(at, plan.choices[at].kernel, chosen.tile, chosen.pixel_pieces, chosen.channel_pieces)
             profile = library.profile(inputs, repeats)
             for at, chosen in current.items():
                 key = plan.choices[at].kernel, chosen

@@ -35,7 +35,7 @@ struct product {
     const void *weights;      /* sparse: struct entry; dense: a word for each of four outputs, product by product */
     const void *bias;         /* outputs rounded up to four: FP32 or int32 */
     const float *multipliers; /* uint8: outputs rounded up to four */
-    float residual_multiplier, residual_offset, low, high;
+    float residual_multiplier, low, high;
     int32_t zero;             /* of a uint8 output */
 };
 
