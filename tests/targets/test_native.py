@@ -71,9 +71,9 @@ def elsewhere(bundle: Path, home: Path) -> Path:
 
 @pytest.fixture
 def no_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The machine has none; what is said of it."""
+    """The machine has none; where one was looked for."""
     monkeypatch.setenv("CC", str(tmp_path / "no-cc"))
-    return f"native: The C compiler that the variable CC names is not there: {tmp_path / 'no-cc'}"
+    return str(tmp_path / "no-cc")
 
 
 def verified(bundle: Path, **options: object) -> tuple[dict[str, str], str]:
@@ -185,9 +185,11 @@ def test_an_altered_library_is_refused(bundle: Path) -> None:
 def test_without_a_compiler_nothing_is_trained_or_written(pair: Pair, tmp_path: Path, no_compiler: str) -> None:
     with pytest.raises(RuntimeUnavailable) as caught:
         run("digits", "native", runs=tmp_path / "runs", out=tmp_path / "bundles")
-    assert str(caught.value) == f"{no_compiler}\nUnset CC, or install it."
+    assert caught.value.message.startswith("native: ")
+    assert no_compiler in caught.value.message
+    assert "CC" in caught.value.remedy
     assert not (tmp_path / "runs").exists()
-    with pytest.raises(RuntimeUnavailable, match="The C compiler"):
+    with pytest.raises(RuntimeUnavailable, match=no_compiler):
         export(pair, "native", out=tmp_path / "bundles")
     assert not list((tmp_path / "bundles").iterdir())
 
