@@ -156,6 +156,7 @@ class Runtime:
     python: str  # the interpreters it supports, ">=3.8,<3.12"; or "host", the one at hand, with nothing to install
     variables: dict[str, str] = field(default_factory=dict)  # set before it is imported
     machines: tuple[str, ...] = ("x86_64", "aarch64")
+    compiles: bool = False  # `build` makes code, which is loaded where it was built, or where a user trusts its bundle
 
 
 @dataclass(frozen=True)
@@ -474,6 +475,8 @@ def _target_problems(table: Table, folder: Path) -> list[str]:
     for python in _texts(table, "runtime.python"):
         if python != HOST and not re.fullmatch(_VERSIONS, python):
             problems.append(f"runtime.python: '{python}' is neither of the form '>=3.8,<3.12' nor '{HOST}'")
+    if _at(table, "runtime.compiles") is True:
+        problems += [f"precisions.{name}.build: what compiles builds every precision" for name in _unbuilt(table)]
     needed = ("engine.py",) if _at(table, "runtime.python") == HOST else ("engine.py", "requirements.txt")
     problems += [f"{file} is missing beside target.toml" for file in needed if not (folder / file).is_file()]
     return problems
@@ -484,15 +487,23 @@ def _graph_problems(table: Table) -> list[str]:
     problems = [f"{old}: is now {new}" for old, new in _RENAMED.items() if _at(table, old) is not None]
     passes = _texts(table, "graph.passes")
     problems += _pass_problems("graph.passes", passes)
-    batch, precisions = _at(table, "graph.batch") or "any", _at(table, "precisions")
+    batch = _at(table, "graph.batch") or "any"
     if "static_batch" in passes and batch != "each":
         problems.append("graph.batch: the pass 'static_batch' writes a batch size into each file; it has to be 'each'")
-    if batch == "listed" and isinstance(precisions, dict):
-        unbuilt = [name for name in precisions if _at(table, f"precisions.{name}.build") is not True]
-        problems += [f"precisions.{name}.build: only `build` puts several batch sizes into a file" for name in unbuilt]
+    if batch == "listed":
+        problems += [
+            f"precisions.{name}.build: only `build` puts several batch sizes into a file" for name in _unbuilt(table)
+        ]
     if _at(table, "graph.micro_batches") and batch != "each":
         problems.append("graph.micro_batches: they need batch = 'each', a file of its own for each batch size")
     return problems
+
+
+def _unbuilt(table: Table) -> list[str]:
+    """The precisions without `build`."""
+    precisions = _at(table, "precisions")
+    names = precisions if isinstance(precisions, dict) else ()
+    return [name for name in names if _at(table, f"precisions.{name}.build") is not True]
 
 
 def _precision_problems(table: Table) -> list[str]:
