@@ -178,7 +178,8 @@ class _Emitter:
             clipped = (low, high) != (0.0, 255.0)
         fields = {
             "in": _view(source), "out": _view(target), "residual": _view(residual),
-            "height": height, "width": width, "outputs": outputs, "contiguous": int(contiguous), "residual_contiguous": int(source.pitch == residual.pitch == width),
+            "height": height, "width": width, "outputs": outputs, "contiguous": int(contiguous),
+            "residual_contiguous": int(source.pitch == residual.pitch == width),
             "copies": f"{{{', '.join(map(str, shifts))}}}",
             "to_float": int(to_float), "clipped": int(clipped), "taps": len(packed.offsets), "wide": _wide(layer),
             "starts": self.array(packed.starts, "uint32_t"), "safe": self.array(packed.safe, "uint32_t"),

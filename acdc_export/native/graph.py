@@ -23,6 +23,9 @@ _ROUNDS = 8  # of inferring shapes and computing constants of them; a network's 
 _FOLDED_UP_TO = 2**28  # bytes of a computed constant: no weight is larger, and a hostile file may ask for anything
 
 
+_QUANTIZING_OPSET = 21  # onnx evaluates no older QuantizeLinear and DequantizeLinear; those mean the same
+
+
 @dataclass(frozen=True)
 class Node:
     """An operator of the graph: `inputs` and `outputs` are names of values, "" where an input is left out."""
@@ -263,6 +266,8 @@ def _evaluate(proto: onnx.NodeProto, values: dict[str, NDArray[Any]], opset: int
         [helper.make_tensor_value_info(name, _type(array), array.shape) for name, array in values.items()],
         [helper.make_empty_tensor_value_info(name) for name in proto.output],
     )
+    if proto.op_type in ("QuantizeLinear", "DequantizeLinear"):
+        opset = max(opset, _QUANTIZING_OPSET)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
     try:
         return list(ReferenceEvaluator(model).run(None, values))
