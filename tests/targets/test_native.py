@@ -194,6 +194,43 @@ def test_without_a_compiler_nothing_is_trained_or_written(pair: Pair, tmp_path: 
     assert not list((tmp_path / "bundles").iterdir())
 
 
+@pytest.mark.slow
+def test_integers_from_a_pair_to_a_library(
+    pair: Pair, labelled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Our scheme quantizes, and what is compiled is its graph."""
+    monkeypatch.setattr(built_here, "home", lambda: tmp_path / "home")
+    x = np.random.default_rng(3).normal(size=(50, 1, SIDE, SIDE)).astype(np.float32)
+    np.savez(tmp_path / "training.npz", x=x, y=np.zeros(50, dtype=np.int64))
+    bundle = export(
+        pair,
+        "native",
+        precision="int8",
+        data=str(labelled),
+        calibrate=str(tmp_path / "training.npz"),
+        budget=4,
+        out=tmp_path / "bundles",
+    )
+    report, structure = bundle.report, bundle.report.structure
+    assert bundle.path.name == "tiny-native-int8"
+    assert sorted(path.name for path in (bundle.path / "model").iterdir()) == MODEL
+    assert report.target.computes_in == "int8"
+    assert structure.int8_layers == structure.dense_int8_layers == (3, 3)
+    assert structure.zeros is not None
+    assert structure.zeros >= record().pattern.layers["conv2.weight"].zeros
+    assert [(step.name, step.total) for step in structure.steps[-2:]] == [
+        ("full_integer", structure.steps[0].total),
+        ("native's own int8", structure.steps[0].total),
+    ]
+    assert all(half.ok for halves in report.parity.values() for half in halves.values())
+    controls = {"dense@onnxruntime", "dense@onnxruntime-int8", "dense@openvino-default", "dense@openvino-int8"}
+    assert set(report.latency[0].variants) == {"sparse", "dense", *controls}
+    assert report.quantization is not None
+    assert report.quantization.drop.value < 3
+    assert {"quantization.drop <= 1.0", "speedup.vs_control >= 1.0"} <= {gate.gate for gate in report.gates}
+    assert verified(bundle.path)[0] == WORKS
+
+
 def installed() -> InstalledTarget:
     return InstalledTarget(load_target("native"), environment.host())
 
