@@ -454,7 +454,8 @@ class _Fuser:
                 f"{node} broadcasts {shapes[1]} to {shapes[0]}.",
                 "The target native broadcasts one value for each channel, (channels, 1, 1).",
             )
-        if kind == "mul" and onto is None and (gated := self.silu(node, operands)) is not None and high == INFINITY:
+        open_ = (low, high) == (-INFINITY, INFINITY)
+        if kind == "mul" and onto is None and open_ and (gated := self.silu(node, operands)) is not None:
             return Function(node.name, "Silu", (gated,), output)
         if onto is None:
             inputs = tuple(self.read(name) for name in operands)

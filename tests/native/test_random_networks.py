@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from acdc_export.native import reference
@@ -16,8 +16,9 @@ from .conftest import HERE, Choose, build
 from .networks import Net, parity, run
 from .strategies import choosers, networks
 
-FEW = settings(max_examples=10, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
-MANY = settings(max_examples=120, suppress_health_check=list(HealthCheck))
+PHASES = (Phase.generate, Phase.shrink)
+FEW = settings(max_examples=10, derandomize=True, database=None, phases=PHASES, suppress_health_check=list(HealthCheck))
+MANY = settings(max_examples=120, database=None, phases=PHASES, suppress_health_check=list(HealthCheck))
 
 
 def check_real(net: Net, choose: Choose, batch: int) -> None:
