@@ -156,6 +156,7 @@ class Runtime:
     python: str  # the interpreters it supports, ">=3.8,<3.12"; or "host", the one at hand, with nothing to install
     variables: dict[str, str] = field(default_factory=dict)  # set before it is imported
     machines: tuple[str, ...] = ("x86_64", "aarch64")
+    compiles: bool = False  # `build` makes code, which is loaded where it was built, or where a user trusts its bundle
 
 
 @dataclass(frozen=True)
@@ -209,10 +210,10 @@ class Precision:
 
     tolerance: Annotated[float, Gt(0)]  # |output - reference| <= tolerance * (1 + |reference|)
     passes: tuple[str, ...] = ()  # of the graph, after those of [graph]
-    scheme: str | None = None  # of `lowering.quantize`: the graph is quantized, on samples
+    scheme: str | None = None  # of `lowering.quantize`: the graph is quantized, on samples of its own
     quantizer: Quantizer = Quantizer()
     quantizer_without_vnni: Quantizer | None = None  # on an x86 processor without VNNI, where that is another one
-    build: bool = False  # `build` in engine.py makes the runtime's own form of the graph
+    build: bool = False  # `build` in engine.py makes the runtime's own form of the graph, quantized or not
     samples: bool = False  # `build` calibrates on samples
 
     @property
@@ -474,6 +475,8 @@ def _target_problems(table: Table, folder: Path) -> list[str]:
     for python in _texts(table, "runtime.python"):
         if python != HOST and not re.fullmatch(_VERSIONS, python):
             problems.append(f"runtime.python: '{python}' is neither of the form '>=3.8,<3.12' nor '{HOST}'")
+    if _at(table, "runtime.compiles") is True:
+        problems += [f"precisions.{name}.build: what compiles builds every precision" for name in _unbuilt(table)]
     needed = ("engine.py",) if _at(table, "runtime.python") == HOST else ("engine.py", "requirements.txt")
     problems += [f"{file} is missing beside target.toml" for file in needed if not (folder / file).is_file()]
     return problems
@@ -484,15 +487,23 @@ def _graph_problems(table: Table) -> list[str]:
     problems = [f"{old}: is now {new}" for old, new in _RENAMED.items() if _at(table, old) is not None]
     passes = _texts(table, "graph.passes")
     problems += _pass_problems("graph.passes", passes)
-    batch, precisions = _at(table, "graph.batch") or "any", _at(table, "precisions")
+    batch = _at(table, "graph.batch") or "any"
     if "static_batch" in passes and batch != "each":
         problems.append("graph.batch: the pass 'static_batch' writes a batch size into each file; it has to be 'each'")
-    if batch == "listed" and isinstance(precisions, dict):
-        unbuilt = [name for name in precisions if _at(table, f"precisions.{name}.build") is not True]
-        problems += [f"precisions.{name}.build: only `build` puts several batch sizes into a file" for name in unbuilt]
+    if batch == "listed":
+        problems += [
+            f"precisions.{name}.build: only `build` puts several batch sizes into a file" for name in _unbuilt(table)
+        ]
     if _at(table, "graph.micro_batches") and batch != "each":
         problems.append("graph.micro_batches: they need batch = 'each', a file of its own for each batch size")
     return problems
+
+
+def _unbuilt(table: Table) -> list[str]:
+    """The precisions without `build`."""
+    precisions = _at(table, "precisions")
+    names = precisions if isinstance(precisions, dict) else ()
+    return [name for name in names if _at(table, f"precisions.{name}.build") is not True]
 
 
 def _precision_problems(table: Table) -> list[str]:
@@ -508,6 +519,8 @@ def _precision_problems(table: Table) -> list[str]:
                 problems.append(f"{where}.scheme: unknown scheme '{scheme}'{nearest(scheme, scheme_names())}")
         if _at(table, f"{where}.samples") and not _at(table, f"{where}.build"):
             problems.append(f"{where}.samples: only `build` calibrates on them; a scheme of ours has its own")
+        elif _at(table, f"{where}.samples") and _at(table, f"{where}.scheme"):
+            problems.append(f"{where}.samples: the scheme has its own; `build` gets the graph that it quantized")
     control = _at(table, "benchmark.control_precision")
     if isinstance(precisions, dict) and control and control not in precisions:
         problems.append(

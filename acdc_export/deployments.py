@@ -65,9 +65,11 @@ def _definition(target: str | Target) -> Target:
 
 
 def _unavailable(target: Target, options: CompareOptions) -> str:
-    """Why a target can't run here; empty if it can, and then it is installed."""
+    """Why a target can't run here, or build here; empty if it can, and then it is installed."""
     try:
-        options.install(target)
+        installed = options.install(target)
+        for precision in target.precisions:
+            installed.check_build(precision)
     except RuntimeUnavailable as error:
         return error.message
     return ""

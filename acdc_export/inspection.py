@@ -78,9 +78,11 @@ def _training(path: Path) -> Training | None:
 
 
 def _model(title: str, path: Path, kinds: Sequence[PatternKind]) -> Part:
-    """The weights of a model file, as far as its form is one that is read here."""
+    """The weights of a model file, as far as its form is one that is read here, or the ONNX is that it came from."""
     from . import lowering
 
+    if path.suffix != ".onnx" and path.with_suffix(".onnx").is_file():
+        title, path = f"{title}, compiled from {path.stem}.onnx", path.with_suffix(".onnx")
     if path.suffix != ".onnx":
         reason = f"{path.suffix or 'this'} is a form of the runtime's own; the report has the zeros from before it"
         return Part(title, (), uncounted=(Uncounted("file", path.name, reason),))

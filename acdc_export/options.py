@@ -199,7 +199,7 @@ class ExportOptions(DeployOptions):
     target: Annotated[
         "str | Target",
         Option("Where to deploy: a name from `targets list`, or a folder of your own.", metavar="TARGET"),
-    ] = "cpu"
+    ] = "native"
     _: KW_ONLY
     precision: Annotated[
         str,
@@ -266,11 +266,34 @@ class BundleOptions(EngineOptions):
         int | None, Option("Physical cores to use, by default all that a CPU quota allows.", metavar="N")
     ] = None
 
+    trust: Annotated[
+        Many["str | Path"],
+        Option(
+            "A bundle whose compiled model may run as it is, though it was not built here. It is code: name only a "
+            "bundle whose origin you know.",
+            metavar="BUNDLE",
+        ),
+    ] = Many()
+
     def machine(self) -> "Machine":
         """This machine, with as many cores as are asked for. Raises `UsageError`."""
         from .machine import describe
 
         return describe(self.threads)
+
+    def trusts(self, bundle: Path) -> bool:
+        """Whether the user named this bundle as one whose code may run."""
+        return any(Path(name).resolve() == bundle.resolve() for name in self.trust)
+
+    def check_trust(self, *bundles: Path) -> None:
+        """Ensure that each bundle that is trusted is one of those that run. Raises `UsageError`."""
+        known = {bundle.resolve() for bundle in bundles}
+        for name in self.trust:
+            if Path(name).resolve() not in known:
+                raise UsageError(
+                    f"--trust {name}: that bundle is not run here.",
+                    f"Name one of these: {', '.join(map(str, bundles))}.",
+                )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

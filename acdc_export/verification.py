@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import closing
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from . import files
 from .bundle import Bundle
-from .checking import find_target
+from .checking import admit, find_target
 from .config import load_target
 from .engines import InstalledTarget
 from .evidence import batches, parity
@@ -21,9 +23,10 @@ def examine(bundle: Bundle, options: BundleOptions) -> tuple[list[Verdict], list
     """A verdict for each thing that is verified, and notes on what differs from when the bundle was made.
 
     Raises:
-        UsageError: its target has to be named.
+        UsageError: its target has to be named, or another bundle than this is trusted.
         RuntimeUnavailable, EngineError: its runtime can't run here.
     """
+    options.check_trust(bundle.path)
     damage = bundle.damage()
     whole = Verdict(
         "files", "fail" if damage else "pass", "; ".join(damage) or f"{len(bundle.manifest.files)} unaltered"
@@ -40,15 +43,27 @@ def examine(bundle: Bundle, options: BundleOptions) -> tuple[list[Verdict], list
     installed = options.install(target)
     verdicts = [whole, gates]
     info: Mapping[str, Any] = {}
-    for size in bundle.manifest.batch_sizes:
-        info, golden = _run(bundle, installed, machine, size)
-        verdicts += [golden, *_fast_path(bundle, size, info)]
-    return verdicts, [*notes, *_changes(bundle, info)]
+    with TemporaryDirectory(prefix="acdc-export-") as folder:
+        admitted = admit(
+            bundle,
+            map(bundle.model, bundle.manifest.batch_sizes),
+            installed,
+            trusted=options.trusts(bundle.path),
+            cpus=machine.cpus,
+            folder=Path(folder),
+            progress=options.progress,
+        )
+        for size in bundle.manifest.batch_sizes:
+            info, golden = _run(bundle, admitted.path(bundle.model(size)), installed, machine, size)
+            verdicts += [golden, *_fast_path(bundle, size, info)]
+    return verdicts, [*notes, *admitted.notes, *_changes(bundle, info)]
 
 
-def _run(bundle: Bundle, installed: InstalledTarget, machine: Machine, size: int) -> tuple[Mapping[str, Any], Verdict]:
-    """What the engine says of itself at a batch size, and whether it gives the golden outputs."""
-    model, precision = bundle.model(size), bundle.manifest.precision
+def _run(
+    bundle: Bundle, model: Path, installed: InstalledTarget, machine: Machine, size: int
+) -> tuple[Mapping[str, Any], Verdict]:
+    """What the engine of `model` says of itself at a batch size, and whether it gives the golden outputs."""
+    precision = bundle.manifest.precision
     with closing(installed.open(model, batch_size=size, cpus=machine.cpus, precision=precision)) as engine:
         outputs = batches.run(engine, bundle.golden_inputs, size)
         info = engine.info()

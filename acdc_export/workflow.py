@@ -112,7 +112,7 @@ def run(pipeline: str | Pipeline, options: RunOptions) -> Outcome:
     for target, precision in request.deployments:
         check_pattern(target, pipeline.pattern.kind, f"the pipeline {pipeline.name}")
         bundle.check_place(options.place(pipeline.name, target, precision))
-        options.install(target)
+        options.install(target).check_build(precision)
     if request.several:
         files.check_place(options.comparison_place(pipeline.name), comparison.MARKER)
     return _deploy(obtain(pipeline, options.runs, progress=options.progress), request, options)

@@ -1,6 +1,6 @@
 """How INT8 changes a network's logits, by the kind of range and correction: the table of quantization.md.
 
-    python -m benchmarks.integers runs/digits digits
+    python -m benchmarks.integers runs/digits digits [SCHEME]
 
 For both halves of a pair it prints the root mean square difference of the logits from FP32, and the accuracy, on the
 test split of a built-in data set. Calibration takes 512 samples of the training split. The dequantized reference
@@ -38,7 +38,7 @@ CORRECTIONS = {
 Arrays = Mapping[str, NDArray[Any]]
 
 
-def main(pair: Pair, name: str) -> None:
+def main(pair: Pair, name: str, scheme: str) -> None:
     spec = pair.record.inputs[0].name
     training = [{spec: x} for x, _ in data.load(f"{name}:train").sample(SAMPLES).batches(BATCH)]
     test = list(data.load(f"{name}:test").batches(BATCH))
@@ -52,14 +52,14 @@ def main(pair: Pair, name: str) -> None:
             for method in METHODS:
                 cells = []
                 for equalized, corrected in CORRECTIONS.values():
-                    path = _dequantized(pair.onnx(half), Path(scratch), training, method, equalized, corrected)
+                    path = _dequantized(pair.onnx(half), Path(scratch), training, scheme, method, equalized, corrected)
                     logits = _run(path, inputs, output)
                     cells.append(f"{np.sqrt(np.square(logits - expected).mean()):.4f} {_right(logits, labels):6.2f}")
                 print(f"  {method:<12}" + "".join(f"{cell:>18}" for cell in cells), flush=True)
 
 
 def _dequantized(
-    source: Path, folder: Path, training: list[Any], method: Method, equalized: bool, corrected: bool
+    source: Path, folder: Path, training: list[Any], scheme: str, method: Method, equalized: bool, corrected: bool
 ) -> Path:
     folded = folder / "folded.onnx"
     if equalized:
@@ -68,7 +68,7 @@ def _dequantized(
         model = lowering.load(source)
         fold_batchnorm.run(model, batch_size=1)
         ir.save(model, folded)
-    watched = quantize.instrument(folded, folder / "instrumented.onnx")
+    watched = quantize.instrument(folded, folder / "instrumented.onnx", (), [scheme])
     session = onnxruntime.InferenceSession(folder / "instrumented.onnx")
     names = [value.name for value in session.get_outputs()]
     calibration = quantize.calibrate(
@@ -81,7 +81,7 @@ def _dequantized(
         folder / "int8.onnx",
         passes=("fold_batchnorm",),
         batch_size=BATCH,
-        quantization=lowering.Quantization(lowering.Calibrated(folded, calibration), "convinteger"),
+        quantization=lowering.Quantization(lowering.Calibrated(folded, calibration), scheme),
     )
     quantize.dequantized.write(folder / "int8.onnx", folder / "dequantized.onnx")
     return folder / "dequantized.onnx"
@@ -97,4 +97,4 @@ def _right(logits: NDArray[Any], labels: NDArray[Any]) -> float:
 
 
 if __name__ == "__main__":
-    main(Pair.load(sys.argv[1]), sys.argv[2])
+    main(Pair.load(sys.argv[1]), sys.argv[2], (*sys.argv[3:], "convinteger")[0])

@@ -1,9 +1,10 @@
 """The worker: one model in one runtime, served to acdc-export over standard input and output.
 
-    python serve.py ENGINE_FOLDER
+    python serve.py ENGINE_FOLDER [FOLDER...]
 
 runs in the target's own interpreter and takes nothing but Python 3.8, the standard library and numpy. The
-runtime itself is only known to `engine.py` in ENGINE_FOLDER. docs/engine-protocol.md describes both sides.
+runtime itself is only known to `engine.py` in ENGINE_FOLDER, which can import what is in the other folders too.
+docs/engine-protocol.md describes both sides.
 """
 
 import contextlib
@@ -19,15 +20,17 @@ import sys
 import time
 from pathlib import Path
 
-PROTOCOL = 5
+PROTOCOL = 6
+CALLS = ("hello", "load", "can_build", "build", "info", "run", "time", "profile", "timer", "memory", "close")
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 CPUCLOCK_OF_THREAD = 6  # linux/posix-timers.h: CPUCLOCK_PERTHREAD_MASK | CPUCLOCK_SCHED
 READINGS = 4000  # of the clock at a time, for `timer`: under a millisecond
 
 
-def main(folder):
+def main(folder, *others):
     """Answer requests, one JSON object a line, until `close` or the end of standard input."""
     die_with_parent()
+    sys.path[:0] = [other for other in others if other not in sys.path]
     requests, replies = take_over_pipes()
     served = Served(Path(folder))
     for line in requests:
@@ -66,9 +69,15 @@ def take_over_pipes():
 
 
 def described(error):
-    """An exception as the protocol has it: the name of its type, and its message in one line."""
-    message = " ".join(str(error).split())
-    return {"type": type(error).__name__, "message": message[:2000]}
+    """An exception as the protocol has it: the name of its type, its message in one line, and its remedy, if any."""
+    told = {"type": type(error).__name__, "message": in_one_line(error)}
+    if isinstance(getattr(error, "remedy", None), str):
+        told.update(message=in_one_line(getattr(error, "message", error)), remedy=in_one_line(error.remedy))
+    return told
+
+
+def in_one_line(text):
+    return " ".join(str(text).split())[:2000]
 
 
 class Served:
@@ -79,7 +88,7 @@ class Served:
         self.model = None
 
     def answer(self, call, arguments):
-        if call not in ("hello", "load", "build", "info", "run", "time", "profile", "timer", "memory", "close"):
+        if call not in CALLS:
             raise ValueError(f"unknown call {call!r}")
         return getattr(self, call)(**arguments)
 
@@ -95,6 +104,11 @@ class Served:
         gc.freeze()
         gc.enable()
 
+    def can_build(self, precision):
+        engine = import_engine(self.folder)
+        if hasattr(engine, "can_build"):
+            engine.can_build(precision)
+
     def build(self, model, stem, precision, batch_sizes, threads, cpus, inputs):
         settle(threads, cpus)
         engine = import_engine(self.folder)
@@ -102,7 +116,8 @@ class Served:
             raise NotImplementedError("it has no `build`")
         batches = Batches(inputs, batch_sizes[0]) if inputs else None
         path = engine.build(model, stem, precision, batch_sizes, batches)
-        return {"path": path, "weights": engine.weights(path) if hasattr(engine, "weights") else None}
+        told = {name: getattr(engine, name)(path) for name in ("weights", "deployed") if hasattr(engine, name)}
+        return {"path": path, "weights": told.get("weights"), "deployed": told.get("deployed")}
 
     def info(self):
         return self.model.info()
@@ -235,4 +250,4 @@ def read(inputs):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

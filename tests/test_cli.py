@@ -100,7 +100,7 @@ def test_an_unknown_option_is_usage() -> None:
 
 def test_an_unknown_target_names_the_nearest(pair: Pair) -> None:
     text = mistake(2, "Unknown target 'cpuu' (did you mean 'cpu'?)", "--pair", pair.path, "--target", "cpuu")
-    assert "Built-in targets: cpu, onnxruntime, openvino" in text
+    assert "Built-in targets: cpu, native, onnxruntime, openvino" in text
 
 
 def test_several_pairs_are_not_silently_one() -> None:

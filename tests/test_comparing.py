@@ -99,7 +99,8 @@ def test_what_was_not_measured_is_said_in_the_comparison_too(
 def test_all_of_them_are_those_that_can_be_had(
     pair: Pair, labelled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without its license DeepSparse is listed, and no failure."""
+    """Without its license DeepSparse is listed, without a C compiler our own, and neither is a failure."""
+    monkeypatch.setenv("CC", str(tmp_path / "no-cc"))
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "environments").symlink_to(home() / "environments")  # without the licenses, beside it
     monkeypatch.setenv("ACDC_EXPORT_HOME", str(tmp_path / "home"))
@@ -110,6 +111,7 @@ def test_all_of_them_are_those_that_can_be_had(
     )  # fmt: skip
     assert found.comparison is not None
     assert "has not been accepted" in found.comparison.missing["cpu"]
+    assert "no-cc" in found.comparison.missing["native"]
     assert {one.target for one in found.comparison.candidates} == {"onnxruntime", "openvino"}
     assert [verdict.gate for verdict in found.comparison.verdicts] == ["onnxruntime", "openvino"]
     assert found.exit_code == 0

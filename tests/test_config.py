@@ -24,7 +24,7 @@ def test_built_in_pipelines_are_sound(name: str) -> None:
 def test_built_in_targets_are_sound(name: str) -> None:
     target = config.load_target(name)
     assert target.name == name
-    assert target.requirements.is_file()
+    assert target.requirements.is_file() == (target.runtime.python != config.HOST)
 
 
 def test_all_mistakes_are_told_at_once_with_the_nearest_name() -> None:
@@ -126,10 +126,16 @@ def test_a_target_of_ones_own(tmp_path: Path) -> None:
         ('batch = "each"', "", "graph.batch: the pass 'static_batch' writes a batch size into each file"),
         ('scheme = "convinteger"', "samples = true", "precisions.int8.samples: only `build` calibrates on them"),
         (
+            'scheme = "convinteger"',
+            'scheme = "convinteger"\nbuild = true\nsamples = true',
+            "precisions.int8.samples: the scheme has its own",
+        ),
+        (
             "gated_batch_size = 16\n",
             'gated_batch_size = 16\ncontrol_precision = "fp23"\n',
             "no precision 'fp23' (did you",
         ),
+        ("[runtime]\n", "[runtime]\ncompiles = true\n", "precisions.fp32.build: what compiles builds every precision"),
         ("gates = [", 'requires = "2:5:6"\ngates = [', "requires: "),
         (
             "[precisions.int8]\n",

@@ -86,6 +86,47 @@ def test_integers_that_a_runtime_makes_by_itself(
     assert "Runtimes that quantize by themselves keep none" in caught.value.remedy
 
 
+COMPILED = """\
+
+def build(model, stem, precision, batch_sizes, batches):
+    assert batches is None, "the graph is quantized already"
+    onnxruntime.InferenceSession(model)
+    shutil.copy(model, stem + ".compiled")
+    return stem + ".compiled"
+
+
+def weights(path):
+    return None
+"""
+
+
+def test_integers_of_ours_that_a_runtime_compiles(pair: Pair, labelled: Path, training: Path, tmp_path: Path) -> None:
+    """A scheme and `build` in one precision: judged as what we quantized, shipped as what the runtime made of it."""
+    target = quick_target(
+        tmp_path / "targets" / "onnxruntime", "onnxruntime", ("[1, 16]", "[16]"),
+        ("samples = true", 'scheme = "full_integer"'), ("tolerance = 5e-1", "tolerance = 1e-1"),
+    )  # fmt: skip
+    engine = Path(target) / "engine.py"
+    whole = engine.read_text()
+    engine.write_text("import shutil\n" + whole[: whole.index("\ndef build")] + COMPILED)
+    bundle = export(
+        pair, target, precision="int8", data=str(labelled), calibrate=str(training), out=tmp_path / "bundles",
+        gates=["accuracy.sparse >= 99.9", "quantization.drop <= 5"],
+    )  # fmt: skip
+    report = bundle.report
+    assert any("whose INT8 costs most: " in note and ".weight" in note for note in report.notes)
+    assert [model.file for model in bundle.manifest.models] == ["model.compiled"]
+    assert report.structure.steps[-1].name == "full_integer"
+    assert report.structure.int8_layers == (3, 3)
+    assert report.structure.operators["QuantizeLinear"] == 4  # the input, and what goes on to the next layer
+    assert all(half.ok for halves in report.parity.values() for half in halves.values())
+    assert report.parity["16"]["sparse"].required < 0.05  # of the dequantized reference
+    assert report.quantization is not None
+    assert report.quantization.drop.value < 3
+    checked = verify(bundle.path, target=target)
+    assert all(check.status == "pass" for check in checked.checks if check.gate.startswith(("files", "golden")))
+
+
 @pytest.mark.slow
 def test_a_gate_that_integers_miss_names_the_layers_that_cost_most(
     pair: Pair, cpu: str, labelled: Path, training: Path, tmp_path: Path

@@ -12,7 +12,11 @@ from pathlib import Path
 import pytest
 
 import acdc_export
-from acdc_export import resources
+from acdc_export import export, resources
+from acdc_export.engines import built_here
+from acdc_export.pair import Pair
+
+from .test_workflow import quick_target
 
 pytestmark = [pytest.mark.packaging, pytest.mark.slow]
 
@@ -72,6 +76,47 @@ def test_the_base_needs_neither_torch_nor_onnx(python: Path, tmp_path: Path) -> 
         "print(sorted(extras & set(sys.modules)))"
     )
     assert call(python, "-c", program, cwd=tmp_path).strip() == "[]"
+
+
+def test_the_wheel_carries_the_compilers_c(python: Path, tmp_path: Path) -> None:
+    program = (
+        "from pathlib import Path; import acdc_export\n"
+        "folder = Path(acdc_export.__file__).parent / 'native' / 'c'\n"
+        "print(*sorted(path.name for path in folder.iterdir()))"
+    )
+    written = sorted(path.name for path in (ROOT / "acdc_export" / "native" / "c").iterdir())
+    assert call(python, "-c", program, cwd=tmp_path).split() == written
+    assert {Path(name).suffix for name in written} >= {".c", ".h"}
+
+
+def test_the_base_runs_a_compiled_library(python: Path, pair: Pair, tmp_path: Path) -> None:
+    """It loads what was built here or is trusted. To build it anew takes more, and the error says what."""
+    target = quick_target(
+        tmp_path / "native", "native", ('["onnxruntime", "openvino"]', "[]"), ('"speedup.vs_control >= 1.0",', "")
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(built_here, "home", lambda: tmp_path / "home")
+        export(pair, target, gates=["sparsity >= 0.5"], budget=2, out=tmp_path / "bundles")
+
+    def verify(home: str, *options: str) -> subprocess.CompletedProcess[str]:
+        command = [python, "-m", "acdc_export", "verify", "bundles/tiny-native", *options]
+        variables = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+        return subprocess.run(
+            command,
+            cwd=tmp_path,
+            env={**variables, "ACDC_EXPORT_HOME": str(tmp_path / home)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    assert verify("home").returncode == 0
+    refused = verify("another")
+    assert refused.returncode == 3
+    assert "can't be built anew: native: onnx is not installed, which compiling needs." in refused.stderr
+    assert "pip install 'acdc-export[export]'" in refused.stderr
+    assert "--trust bundles/tiny-native" in refused.stderr
+    assert verify("another", "--trust", "bundles/tiny-native").returncode == 0
 
 
 def test_a_missing_extra_is_one_line(python: Path, tmp_path: Path) -> None:

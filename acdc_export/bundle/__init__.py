@@ -1,6 +1,6 @@
 """The bundle: what one deploys, and the evidence for it. docs/bundle-format.md gives the reasons.
 
-    model/          what one ships: ONNX in the runtime's form
+    model/          what one ships, in the runtime's form: ONNX, or what was built of it, perhaps with its sources
     evidence/       the twin, golden inputs and outputs, raw samples, report.json, locked versions
     manifest.json   schema version, what is in model/, and the SHA-256 of all files above
     report.md       for people; derived from evidence/report.json and not hashed, as is run.svg, its picture

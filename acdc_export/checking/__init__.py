@@ -2,6 +2,7 @@
 
 from ..records.check import BundleFacts, Cause, Check, Kind
 from . import baseline
+from .compiled import admit
 from .loaded import LoadedBundle, find_target, open_bundle
 from .request import Request, resolve
 from .steps import REGRESSION, STORED, Setup, conduct, gates
@@ -17,6 +18,7 @@ __all__ = [
     "LoadedBundle",
     "Request",
     "Setup",
+    "admit",
     "append_history",
     "baseline",
     "check_history",

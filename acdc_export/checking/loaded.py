@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,9 @@ from ..evidence.engine import Engine
 from ..evidence.parity import Parity
 from ..options import BundleOptions
 from ..pair import Expected, Half
+from ..progress import Progress
 from ..records.check import BundleFacts
+from .compiled import Admitted, admit
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,25 @@ class LoadedBundle:
     bundle: Bundle
     installed: InstalledTarget
     cpus: tuple[int, ...]
+    trusted: bool = False  # the user named it as one whose code may run
+    admitted: Admitted = field(default_factory=Admitted)  # what is loaded in place of its own models
+
+    def admit(self, halves: Iterable[Half], folder: Path, progress: Progress) -> LoadedBundle:
+        """Decide what is loaded for these halves; `compiled.admit` tells of `folder`, and what is raised."""
+        admitted = admit(
+            self.bundle,
+            map(self.model, halves),
+            self.installed,
+            trusted=self.trusted,
+            cpus=self.cpus,
+            folder=folder,
+            progress=progress,
+        )
+        return replace(self, admitted=admitted)
+
+    def model(self, half: Half) -> Path:
+        """The file of a half in the bundle, at the gated batch size."""
+        return self.bundle.model(self.batch_size) if half == "sparse" else self.bundle.twin(self.batch_size)
 
     @property
     def batch_size(self) -> int:
@@ -36,10 +58,9 @@ class LoadedBundle:
 
     def open(self, half: Half = "sparse") -> Engine:
         """Start loading one half, at the gated batch size."""
-        size = self.batch_size
         return self.installed.open(
-            self.bundle.model(size) if half == "sparse" else self.bundle.twin(size),
-            batch_size=size,
+            self.admitted.path(self.model(half)),
+            batch_size=self.batch_size,
             cpus=self.cpus,
             precision=self.bundle.manifest.precision,
             wait=False,
@@ -65,7 +86,7 @@ class LoadedBundle:
     def facts(self, engine: Engine, golden: Parity) -> BundleFacts:
         """What the bundle says of itself, and what the engine of its sparse half says here."""
         manifest, report = self.bundle.manifest, self.bundle.report
-        model = self.bundle.model(self.batch_size)
+        model = self.model("sparse")
         info = engine.info()
         return BundleFacts(
             path=str(self.bundle.path),
@@ -123,7 +144,8 @@ def open_bundle(path: Path, target: str | None, options: BundleOptions) -> Loade
             "Name the folder of that target.",
         )
     environment = options.ensure(definition, locked=bundle.report.target.locked)
-    return LoadedBundle(bundle, InstalledTarget(definition, environment), options.machine().cpus)
+    installed = InstalledTarget(definition, environment)
+    return LoadedBundle(bundle, installed, options.machine().cpus, options.trusts(path))
 
 
 def find_target(bundle: Bundle, named: str | None) -> str:

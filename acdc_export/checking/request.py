@@ -48,10 +48,12 @@ def resolve(new: Path, options: CheckOptions) -> Request:
 
     Raises:
         BundleError, BaselineError: what is to be compared can't be read.
-        UsageError: a target has to be named, or a gate asks for what this kind of check doesn't measure.
+        UsageError: a target has to be named, a gate asks for what this kind of check doesn't measure, or a bundle is
+            trusted that takes no part.
         RuntimeUnavailable: a runtime can't run here.
         OutputError: the results can't be written.
     """
+    options.check_trust(new, *([options.against] if options.against is not None else []))
     loaded = open_bundle(new, options.target, options)
     manifest = loaded.bundle.manifest
     chosen_gates, notes = gates(

@@ -7,6 +7,8 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from time import monotonic
 
 from ..config import DEFAULT_GATES
@@ -20,7 +22,7 @@ from ..evidence.latency import Alternation, Latency, Plan, Samples
 from ..evidence.metrics import Facts, Scope
 from ..evidence.parity import Parity
 from ..machine import Machine, quota_notes
-from ..pair import named
+from ..pair import Half, named
 from ..progress import Progress
 from ..records.check import BundleFacts, Check, Kind
 from ..version import __version__
@@ -58,6 +60,23 @@ class Setup:
     twins: bool = True  # measure the dense twins of two bundles, too
     notes: tuple[str, ...] = ()
 
+    @property
+    def halves(self) -> tuple[Half, ...]:
+        """What of the bundles runs."""
+        with_twins = self.kind in ("save", "baseline") or (self.kind == "against" and self.twins)
+        return ("sparse", "dense") if with_twins else ("sparse",)
+
+    def admit(self, folder: Path) -> Setup:
+        """The same, with it decided what is loaded for compiled models; `folder` is for those that are built anew."""
+        folders = {name: folder / name for name in ("new", "old")}
+        for place in folders.values():
+            place.mkdir()
+        new = self.new.admit(self.halves, folders["new"], self.progress)
+        if self.old is None or self.old is self.new:
+            return replace(self, new=new, old=self.old and new, notes=(*self.notes, *new.admitted.notes))
+        old = self.old.admit(self.halves, folders["old"], self.progress)
+        return replace(self, new=new, old=old, notes=(*self.notes, *new.admitted.notes, *old.admitted.notes))
+
 
 def gates(
     kind: Kind, texts: Sequence[str], *, data: bool, target: Sequence[str], tolerance: float
@@ -94,16 +113,24 @@ def gates(
 def conduct(setup: Setup) -> tuple[Check, dict[str, Samples]]:
     """Measure, judge, and tell causes apart.
 
+    A compiled model that was neither built here nor is trusted is built anew first.
+
     Returns:
         the check, and the raw samples of the sparse halves and of the twins.
 
     Raises:
         EngineError: an engine can't be opened. One that dies later leaves its gates not measured.
         UsageError: the two bundles, or the samples, don't fit together.
+        BundleError, RuntimeUnavailable: a compiled model was altered, or can't be built anew.
     """
-    start = monotonic()
     if setup.old:
         _check_comparable(setup.new, setup.old, outputs=setup.data is not None)
+    with TemporaryDirectory(prefix="acdc-export-") as folder:
+        return _conduct(setup.admit(Path(folder)))
+
+
+def _conduct(setup: Setup) -> tuple[Check, dict[str, Samples]]:
+    start = monotonic()
     alpha = stats.ALPHA / max(1, sampled(setup.gates))
     static = _static_checks(setup, alpha)
     new, old = static.new, static.old

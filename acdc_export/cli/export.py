@@ -36,8 +36,8 @@ def export(
     """Export the sparse half of an AC/DC pair, and prove accuracy and latency against its dense twin.
 
     \b
-      acdc-export --target cpu                     the target's default pair
-      acdc-export --pair runs/mine --target cpu    a pair of your own
+      acdc-export --target native                  the target's default pair
+      acdc-export --pair runs/mine --target native a pair of your own
       acdc-export --pair runs/mine --target all    everywhere, side by side
       acdc-export run digits                       train, export and judge
 
@@ -54,7 +54,7 @@ def export(
         return None
     if not options.get("targets"):
         raise UsageError(
-            "No target was named.", "Say where to deploy, with --target cpu; see `acdc-export targets list`."
+            "No target was named.", "Say where to deploy, with --target native; see `acdc-export targets list`."
         )
     if len(pair or ()) > 1:
         raise UsageError("One run takes one pair.", "Repeat the command for each.")

@@ -16,6 +16,7 @@ def verify(bundle: BundleFolder, output: Output, **options: Any) -> int:
     \b
       acdc-export verify bundles/mine-cpu
       acdc-export verify bundles/mine-mybox --target ./targets/mybox
+      acdc-export verify bundles/mine-native --trust bundles/mine-native
 
     Exit codes as for an export.
     """

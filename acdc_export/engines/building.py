@@ -9,6 +9,7 @@ from pathlib import Path
 from ..config import Target
 from ..errors import UsageError
 from ..evidence.engine import Arrays
+from . import built_here
 from .environment import Environment
 from .worker import DEFAULT_TIMEOUTS, Timeouts, Worker, Zeros, check_cores
 
@@ -19,7 +20,19 @@ class Built:
 
     path: Path  # what `InstalledTarget.open` takes
     files: tuple[Path, ...]  # all that it consists of, `path` among them
+    deployed: tuple[Path, ...]  # those of them that one ships; the others tell how it was made
     zeros: Zeros | None  # of the weights in it, by names of the runtime's; None if it doesn't count them
+
+
+def check(target: Target, environment: Environment, precision: str, timeouts: Timeouts = DEFAULT_TIMEOUTS) -> None:
+    """Have the target's runtime say whether this machine has what it takes to build in `precision`.
+
+    Raises:
+        RuntimeUnavailable: something is missing, such as a compiler.
+        EngineDied, EngineTimeout: it died or hung over the question.
+    """
+    with Worker(target, environment, Path("no model"), timeouts) as worker:
+        worker.can_build(precision)
 
 
 def build(
@@ -37,7 +50,7 @@ def build(
     """Have the target's runtime make of `model` its own form in `precision`. If that fails, nothing of it is left.
 
     Args:
-        model: as the target takes it in FP32.
+        model: as the target takes it: in FP32, or quantized by the scheme of `precision`.
         stem: the path of the new files up to their suffixes, which the runtime chooses: `STEM.xml` and `STEM.bin`.
         batch_sizes: those that the new form has to take; the first is the one that it calibrates with.
         cpus: the cores that the process is pinned to, with a thread on each.
@@ -59,15 +72,19 @@ def build(
     worker = Worker(target, environment, model, timeouts, in_memory=False)  # all samples at once may be a gigabyte
     try:
         with worker:
-            said, zeros = worker.build(stem, precision=precision, batch_sizes=batch_sizes, cpus=cpus, inputs=inputs)
+            answer = worker.build(stem, precision=precision, batch_sizes=batch_sizes, cpus=cpus, inputs=inputs)
             files = _files(stem)
-            if Path(said) not in files:
-                raise worker.refused("build", f"it gives {said!r}, which is no file {stem.absolute()}.*")
+            deployed = files if answer.deployed is None else tuple(map(Path, answer.deployed))
+            for file in (Path(answer.path), *deployed):
+                if file not in files:
+                    raise worker.refused("build", f"it gives '{file}', which is no file {stem.absolute()}.*")
     except BaseException:
         for file in _files(stem):
             file.unlink()
         raise
-    return Built(Path(said), files, zeros)
+    if target.runtime.compiles:
+        built_here.remember(Path(answer.path))
+    return Built(Path(answer.path), files, deployed, answer.zeros)
 
 
 def _check_samples(inputs: Arrays, batch_size: int) -> None:

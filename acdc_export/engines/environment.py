@@ -82,6 +82,7 @@ class Environment:
     locked: dict[str, str]  # versions by distribution
     folder: Path
     ours: bool = True  # made by us, and not the interpreter that we run in
+    imports: tuple[Path, ...] = ()  # folders that it imports from as well
 
     @property
     def repair(self) -> str:
@@ -161,9 +162,13 @@ def status(target: Target) -> Status:
 
 def host() -> Environment:
     """The interpreter that this runs in, for a target that needs nothing else. There is nothing to install or to lock:
-    what it holds is recorded, so that a later check can tell what differs."""
+    what it holds is recorded, so that a later check can tell what differs.
+
+    It imports this package from where it runs now, which may be a PYTHONPATH that its processes don't get.
+    """
     locked = {name: version(name) for name in ("numpy", "acdc-export") if _is_installed(name)}
-    return Environment(Path(sys.executable), locked, Path(sys.prefix), ours=False)
+    package = Path(__file__).absolute().parents[2]
+    return Environment(Path(sys.executable), locked, Path(sys.prefix), ours=False, imports=(package,))
 
 
 def _is_installed(distribution: str) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..config import Target
+from ..config import HOST, Target
 from ..evidence.engine import Arrays
 from . import building
 from .building import Built
@@ -41,6 +41,15 @@ class InstalledTarget:
             precision=precision,
             wait=wait,
         )
+
+    def check_build(self, precision: str) -> None:
+        """Ensure that what a precision takes to build is on this machine, before there is anything to build.
+
+        An interpreter of its own has all that it needs; only in the host's something may be missing, such as a
+        compiler. Raises as `building.check`.
+        """
+        if self.target.runtime.python == HOST and self.target.precisions[precision].build:
+            building.check(self.target, self.environment, precision)
 
     def build(
         self,

@@ -33,7 +33,7 @@ from .environment import Environment
 Zeros = dict[str, tuple[int, int]]
 """The number of zeros and of all elements, by the weight's name."""
 
-PROTOCOL = 5
+PROTOCOL = 6
 """The version that `targets/serve.py` has to answer to `hello`."""
 
 _MEMORY = Path("/dev/shm")
@@ -59,6 +59,15 @@ class Timeouts:
 
 
 DEFAULT_TIMEOUTS = Timeouts()
+
+
+@dataclass(frozen=True)
+class BuildAnswer:
+    """What `engine.py` says of what it built."""
+
+    path: str
+    zeros: Zeros | None  # None if it doesn't count them
+    deployed: list[str] | None  # the files that one ships; None for all of them
 
 
 def open_engine(
@@ -139,7 +148,8 @@ class Worker:
         with output_errors(Path(tempfile.gettempdir()), _ELSEWHERE):
             self._log = tempfile.TemporaryFile()  # noqa: SIM115, it stays open as long as the worker
         # -I keeps the user's Python setup out. -B keeps bytecode out of the folder of engine.py, which is hashed.
-        command = [environment.python, "-I", "-B", resources.root("targets") / "serve.py", target.folder.absolute()]
+        serve = resources.root("targets") / "serve.py"
+        command = [environment.python, "-I", "-B", serve, target.folder.absolute(), *environment.imports]
         try:
             self._process = subprocess.Popen(
                 [str(part) for part in command],
@@ -178,10 +188,15 @@ class Worker:
             self._loading = False
             self._answer("load", self._timeouts.load)
 
+    def can_build(self, precision: str) -> None:
+        """Let `engine.py` say whether it has what it takes to build. Raises what `_call` does."""
+        self._check_protocol()
+        self._call("can_build", self._timeouts.load, precision=precision)
+
     def build(
         self, stem: Path, *, precision: str, batch_sizes: Sequence[int], cpus: Sequence[int], inputs: Arrays
-    ) -> tuple[str, Zeros | None]:
-        """Let `engine.py` build a model. Return its path, and its zeros if the engine counts them.
+    ) -> BuildAnswer:
+        """Let `engine.py` build a model.
 
         Raises what `_call` does, and `ModelRefused` for an answer of another form.
         """
@@ -198,9 +213,13 @@ class Worker:
             inputs=self._write(inputs),
         )
         try:
-            return str(answer["path"]), _zeros(answer["weights"])
+            zeros = _zeros(answer["weights"])
         except (AttributeError, TypeError, ValueError):
             raise self.refused("build", "its `weights` are no zeros and totals by name") from None
+        deployed = answer["deployed"]
+        if not (deployed is None or (isinstance(deployed, list) and all(isinstance(file, str) for file in deployed))):
+            raise self.refused("build", "its `deployed` gives no list of paths")
+        return BuildAnswer(str(answer["path"]), zeros, deployed)
 
     def info(self) -> dict[str, Any]:
         info: dict[str, Any] = self._call("info", self._timeouts.short)
@@ -364,17 +383,21 @@ class Worker:
         )
 
     def _error(self, call: str, error: dict[str, str]) -> EngineError | RuntimeUnavailable:
-        message = printable(error["message"]).strip()
-        if call in ("load", "build") and error["type"] in ("ImportError", "ModuleNotFoundError"):
+        message, remedy = (printable(error.get(part, "")).strip() for part in ("message", "remedy"))
+        if error["type"] == "Unavailable":
+            return RuntimeUnavailable(f"{self._target.runtime.name}: {message}", remedy or self._environment.repair)
+        if call in ("load", "can_build", "build") and error["type"] in ("ImportError", "ModuleNotFoundError"):
             return RuntimeUnavailable(
                 f"{self._target.runtime.name} can't be imported: {message}",
                 self._environment.repair,
             )
-        return self.refused(call, f"{error['type']}: {message}")
+        return self.refused(call, f"{error['type']}: {message}", remedy)
 
-    def refused(self, call: str, answer: str) -> ModelRefused:
-        """The error for a call that the runtime refused with `answer`, and where to look."""
-        if call == "load":
+    def refused(self, call: str, answer: str, remedy: str = "") -> ModelRefused:
+        """The error for a call that the runtime refused with `answer`. Without its `remedy`, it says where to look."""
+        if remedy:
+            pass
+        elif call == "load":
             toml = self._target.folder / "target.toml"
             remedy = f"[graph] in {toml} says which graphs the runtime takes, and which passes lead there."
         elif call in ("run", "time"):

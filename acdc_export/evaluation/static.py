@@ -77,8 +77,10 @@ def examine(evaluation: Evaluation, alpha: float) -> StaticResults:
         notes=(
             *runs.notes,
             *_accuracy_notes(evaluation, runs.accuracy),
+            *runs.info["sparse"].get("notes", ()),
             *_micro_batch_notes(models),
             *_fast_path_notes(structure),
+            *_uncounted_notes(evaluation, models["sparse", evaluation.gated]),
             *_int8_notes(evaluation, models, runs.accuracy, runs.quantization),
         ),
     )
@@ -191,7 +193,7 @@ def find_structure(evaluation: Evaluation, models: Models, info: Mapping[Half, d
     model = models["sparse", evaluation.gated]
     layers = {name: (layer.zeros, layer.total) for name, layer in evaluation.pair.record.pattern.layers.items()}
     positions = lowering.pruned(model.graph.canonical, layers)
-    pruned = [model.graph.weights[position] for position in positions or ()]
+    pruned = [model.counted(model.graph.weights[position]) for position in positions or ()]
     unsupported: list[str] = []
     if supported_ops is not None and supported_ops < 1.0:
         evaluation.progress.say(
@@ -199,16 +201,15 @@ def find_structure(evaluation: Evaluation, models: Models, info: Mapping[Half, d
         )
         unsupported = lowering.unsupported(model.graph.path, evaluation.scratch, partial(_supported, evaluation))
     return Structure(
-        zeros=sum(weight.zeros for weight in pruned) if pruned else None,
-        total=sum(weight.total for weight in pruned) if pruned else None,
+        zeros=sum(zeros for zeros, _ in pruned) if pruned else None,
+        total=sum(total for _, total in pruned) if pruned else None,
         steps=tuple(StepRow(**asdict(step)) for step in (*model.graph.steps, *([model.built] if model.built else []))),
         layers=tuple(
             LayerRow(
                 weight.name,
                 weight.operator,
                 weight.shape,
-                weight.zeros,
-                weight.total,
+                *model.counted(weight),
                 pruned=weight.position in (positions or ()),
             )
             for weight in model.graph.weights
@@ -274,15 +275,14 @@ def _int8_notes(evaluation: Evaluation, models: Models, right: Accuracy | None, 
     """What a reader has to know of a quantized half, by a runtime or by us."""
     if evaluation.int8 is None:
         return []
-    model = models["sparse", evaluation.gated]
-    if evaluation.deployment.settings.scheme is None:
-        return _uncounted_notes(evaluation, model)
-    notes = []
+    model, notes = models["sparse", evaluation.gated], list[str]()
     if model.kept:
         notes.append(f"Layers that stay in FP32, since converting takes longer than INT8 saves: {len(model.kept)}.")
     for half in HALVES:
         notes += _layer_notes(half, models[half, evaluation.gated].int8)
-    return notes + (_costly_notes(evaluation, evaluation.int8, right, cost) if right and cost else [])
+    if evaluation.deployment.settings.scheme is None or right is None or cost is None:
+        return notes
+    return notes + _costly_notes(evaluation, evaluation.int8, right, cost)
 
 
 def _layer_notes(half: Half, int8: Int8Layers | None) -> list[str]:
@@ -301,14 +301,14 @@ def _layer_notes(half: Half, int8: Int8Layers | None) -> list[str]:
 
 
 def _uncounted_notes(evaluation: Evaluation, model: LoweredModel) -> list[str]:
-    """Zeros that a runtime doesn't count."""
+    """Zeros that a runtime doesn't count in what it built."""
     before = model.graph.steps[-1].total
     counted = model.built.total if model.built else 0
-    if counted == before:
+    if counted == before or not evaluation.deployment.settings.build:
         return []
     return [
-        f"{evaluation.target.runtime.name} quantized by itself, and counts {counted:,} of {before:,} weights: zeros "
-        "were counted before that."
+        f"{evaluation.target.runtime.name} built its own form, and counts {counted:,} of {before:,} weights: the zeros "
+        "of the others were counted before that."
     ]
 
 

@@ -61,13 +61,14 @@ def calibrate(
         UsageError: a layer to keep that isn't there.
         EngineError: the FP32 runtime refused the graph, died or hung.
     """
-    if all(deployment.settings.scheme is None for deployment in deployments):
+    schemes = {scheme for deployment in deployments if (scheme := deployment.settings.scheme) is not None}
+    if not schemes:
         _check_kept(keep, [])
         return QuantizationInputs(samples)
     folded, instrumented = (stem.with_name(f"{stem.name}-{what}.onnx") for what in ("folded", "instrumented"))
     quantize.fold(source, folded)
     _check_kept(keep, quantize.layer_names(folded))
-    watched = quantize.instrument(folded, instrumented, keep)
+    watched = quantize.instrument(folded, instrumented, keep, sorted(schemes))
     rows = batch_size or _ROWS
     with closing(fp32.open(instrumented, rows, cpus)) as engine:
         calibration = quantize.calibrate(engine.run, _batches(samples, rows), watched)

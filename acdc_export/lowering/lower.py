@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..errors import GraphError
 from ..evidence import batches
+from ..records.inspection import WeightAudit
 from . import quantize
 from .calibrate import QuantizationInputs
 from .deployment import Deployment
 from .quantize import Quantization
 from .transform import Step, TransformedGraph, transform
+
+Zeros = Mapping[str, tuple[int, int]]
+"""The number of zeros and of all elements, by the weight's name."""
 
 Choose = Callable[[int, Mapping[int, Path]], int]
 """Which micro-batch a batch size runs in, of the models for each of them."""
@@ -32,9 +36,10 @@ class LoweredModel:
     """A model as it is deployed: for one batch size, for several, or for any."""
 
     path: Path  # what the runtime loads
-    files: tuple[Path, ...]  # `path`, and what belongs to it
+    files: tuple[Path, ...]  # `path`, and what one ships with it
     graph: TransformedGraph  # the ONNX that it is, or was built from
-    built: Step | None = None  # zeros in what the runtime built, where it tells
+    built: Step | None = None  # zeros in what the runtime built, where it tells,
+    zeros: Zeros = field(default_factory=dict)  # and the same of each weight, by names of the runtime's
     micro_batch: int | None = None  # samples of a run, where the file fixes that: a batch, or a part of one
     kept: tuple[str, ...] = ()  # layers that stayed in FP32 because INT8 makes them slower, by their weights' names
     int8: Int8Layers | None = None  # None where our schemes quantize nothing
@@ -43,6 +48,10 @@ class LoweredModel:
     def size(self) -> int:
         """Bytes of its files."""
         return sum(path.stat().st_size for path in self.files)
+
+    def counted(self, weight: WeightAudit) -> tuple[int, int]:
+        """Zeros of a weight of `graph`, and of how many: as deployed, where the runtime built it and has its name."""
+        return self.zeros.get(weight.name, (weight.zeros, weight.total))
 
 
 def lower(
@@ -147,17 +156,26 @@ class _Way:
             cpus=self.cpus,
             inputs={name: batches.pad(array, -(-len(array) // rows) * rows) for name, array in samples.items()},
         )
-        step = None
-        if built.zeros is not None:
-            step = Step(
-                f"{target.runtime.name}'s own {precision}",
-                sum(zeros for zeros, _ in built.zeros.values()),
-                sum(total for _, total in built.zeros.values()),
+        if built.zeros is None:
+            return LoweredModel(built.path, built.deployed, graph)
+        step = Step(
+            f"{target.runtime.name}'s own {precision}",
+            sum(zeros for zeros, _ in built.zeros.values()),
+            sum(total for _, total in built.zeros.values()),
+        )
+        model = LoweredModel(built.path, built.deployed, graph, step, built.zeros)
+        self._check_zeros(model, step)
+        return model
+
+    def _check_zeros(self, model: LoweredModel, built: Step) -> None:
+        """Rule 2 of the house, of what a runtime built: in each weight that it has the name of, and in all together."""
+        target, before = self.deployment.target, model.graph.steps[-1]
+        lost = {weight.name: weight.zeros - model.counted(weight)[0] for weight in model.graph.weights}
+        lost = {f" of the weight {name}": count for name, count in lost.items() if count > 0}
+        if not lost and built.total == before.total and built.zeros < before.zeros:
+            lost = {"": before.zeros - built.zeros}
+        for where, count in lost.items():
+            raise GraphError(
+                f"{target.runtime.name} lost {count} zeros{where} when it built {self.deployment.precision}.",
+                f"`build` in {target.folder / 'engine.py'} has to keep zeros, by symmetric weights.",
             )
-            before = graph.steps[-1]
-            if step.total == before.total and step.zeros < before.zeros:
-                raise GraphError(
-                    f"{target.runtime.name} lost {before.zeros - step.zeros} zeros when it built {precision}.",
-                    f"`build` in {target.folder / 'engine.py'} has to keep zeros, by symmetric weights.",
-                )
-        return LoweredModel(built.path, built.files, graph, step)

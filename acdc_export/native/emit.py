@@ -168,7 +168,9 @@ class _Emitter:
         self.zeros[at] = packed.zeros, packed.total
         residual = step.reads[1] if layer.residual is not None else target
         outputs, (_, height, width) = len(layer.weights), target.tensor.shape
-        contiguous = source.pitch == target.pitch == residual.pitch == width and not target.bordered
+        contiguous = source.pitch == target.pitch == width and not target.bordered
+        first, *others = target.form.shifts
+        shifts = len(target.form.shifts), first, others[0] - first if others else 1, target.copy_distance
         low, high, zero = layer.low, layer.high, 0
         clipped = low > -np.inf or high < np.inf
         if integer and target.tensor.quantized is not None:
@@ -177,6 +179,8 @@ class _Emitter:
         fields = {
             "in": _view(source), "out": _view(target), "residual": _view(residual),
             "height": height, "width": width, "outputs": outputs, "contiguous": int(contiguous),
+            "residual_contiguous": int(source.pitch == residual.pitch == width),
+            "copies": f"{{{', '.join(map(str, shifts))}}}",
             "to_float": int(to_float), "clipped": int(clipped), "taps": len(packed.offsets), "wide": _wide(layer),
             "starts": self.array(packed.starts, "uint32_t"), "safe": self.array(packed.safe, "uint32_t"),
             "offsets": self.array(packed.offsets, "int32_t"),
@@ -187,7 +191,7 @@ class _Emitter:
         if layer.multipliers is not None:
             fields["multipliers"] = self.channels(layer.multipliers)
         if layer.residual is not None:
-            fields["residual_multiplier"], fields["residual_offset"] = map(_real, layer.residual)
+            fields["residual_multiplier"] = _real(layer.residual)
         return "product", fields
 
     def pool(self, at: int, step: Step) -> tuple[str, dict[str, Any]]:
@@ -360,7 +364,7 @@ def _wide(layer: Product) -> int:
         return 0
     sums = np.abs(layer.weights.reshape(len(layer.weights), -1).astype(np.int64)).sum(1) * 255
     most = (sums + np.abs(layer.bias.astype(np.int64))) * layer.multipliers.astype(np.float64)
-    residual = 0.0 if layer.residual is None else 255 * abs(layer.residual[0]) + abs(layer.residual[1])
+    residual = 0.0 if layer.residual is None else 255 * layer.residual
     return int(float(most.max(initial=0.0)) + residual >= 2.0**30)
 
 

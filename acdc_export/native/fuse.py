@@ -372,7 +372,7 @@ class _Fuser:
             inputs = [self.read(linear.source)] + ([self.read(residual)] if residual else [])
             return Product(
                 node.name, node.operator, tuple(inputs), output, weights, bias, linear.window, linear.groups,
-                low, high, residual=(1.0, 0.0) if residual else None,
+                low, high, residual=1.0 if residual else None,
             )  # fmt: skip
         source, given = self.integer_input(linear.source)
         inputs = [source]
@@ -383,8 +383,8 @@ class _Fuser:
             if added is None or onto is None:
                 raise _NotThis
             inputs.append(self.quantized_tensor(*added))
-            multiplier = np.float32(added[1].scale / scale)
-            addend = (float(multiplier), float(np.float32(-added[1].zero * float(multiplier))))
+            addend = _of_16_bits(added[1].scale / scale)
+            linear.offsets = linear.offsets - added[1].zero * addend * scale
         integers, steps = linear.integers_and_steps(given.scale)
         bias = np.rint(linear.offsets / steps) - given.zero * integers.reshape(len(integers), -1).sum(1, np.int64)
         levels = (low, high) if onto is None else _levels(low, high, onto)
@@ -693,6 +693,12 @@ def _levels(low: float, high: float, onto: Quantized) -> tuple[float, float]:
     if not np.isinf(high):
         limits[1] = float(np.clip(np.rint(high / onto.scale) + onto.zero, 0, 255))
     return limits[0], limits[1]
+
+
+def _of_16_bits(value: float) -> float:
+    """The nearest number whose product with any uint8 is exact in FP32."""
+    fraction, exponent = np.frexp(value)
+    return float(np.ldexp(np.rint(np.ldexp(fraction, 16)), exponent - 16))
 
 
 def _requantization(given: Quantized, onto: Quantized) -> NDArray[np.uint8]:

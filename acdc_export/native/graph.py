@@ -23,6 +23,9 @@ _ROUNDS = 8  # of inferring shapes and computing constants of them; a network's 
 _FOLDED_UP_TO = 2**28  # bytes of a computed constant: no weight is larger, and a hostile file may ask for anything
 
 
+_QUANTIZING_OPSET = 21  # onnx evaluates no older QuantizeLinear and DequantizeLinear; those mean the same
+
+
 @dataclass(frozen=True)
 class Node:
     """An operator of the graph: `inputs` and `outputs` are names of values, "" where an input is left out."""
@@ -293,12 +296,16 @@ def _note_integers(node: Node, constants: dict[str, NDArray[Any]], integers: dic
 
 
 def _evaluate(proto: onnx.NodeProto, values: dict[str, NDArray[Any]], opset: int) -> list[NDArray[Any]]:
+    if proto.op_type == "DequantizeLinear":  # onnx's evaluator knows it from 19 on; it meant the same before
+        opset = max(opset, 19)
     graph = helper.make_graph(
         [proto],
         "constant",
         [helper.make_tensor_value_info(name, _type(array), array.shape) for name, array in values.items()],
         [helper.make_empty_tensor_value_info(name) for name in proto.output],
     )
+    if proto.op_type in ("QuantizeLinear", "DequantizeLinear"):
+        opset = max(opset, _QUANTIZING_OPSET)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
     try:
         return list(ReferenceEvaluator(model).run(None, values))

@@ -7,8 +7,9 @@ uint8 that stands for `scale * (value - zero)`.
 and `reference.py` can say what. `f32` is rounding to FP32 after every single operation (nothing is contracted into a
 fused multiply-add), `rne` rounds to the nearest integer, ties to even, and `clip` limits to `low` and `high`:
 
-    Product    clip(rne(f32(f32(sum) * multiplier[channel] + r)) + zero), where `sum` is exact in int32, bias included,
-               and r = f32(f32(residual) * residual_multiplier + residual_offset), or absent
+    Product    clip(rne(f32(f32(f32(sum) * multiplier[channel]) + residual * residual_multiplier)) + zero), where `sum`
+               is exact in int32, bias and zero points included; the residual's multiplier has 16 bits, so that its
+               product is exact, too (and fused or not gives the same)
     Affine     clip(rne(f32(f32(x * multiplier[channel]) + offset[channel])) + zero)
     Sum        clip(rne(f32(f32((a - a0) * a_multiplier) + f32((b - b0) * b_multiplier))) + zero)
     Scale      clip(rne(f32((a - a0) * (b - b0) * multiplier)) + zero), the integer product being exact
@@ -88,7 +89,7 @@ class Product(Layer):
     low: float = -INFINITY  # in uint8: levels
     high: float = INFINITY
     multipliers: NDArray[np.float32] | None = None  # (outputs,)
-    residual: tuple[float, float] | None = None  # multiplier and offset of a uint8 residual; (1, 0) in FP32
+    residual: float | None = None  # multiplier of the residual: 1 in FP32, with 16 bits in uint8
 
 
 @dataclass(frozen=True)

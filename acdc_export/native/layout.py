@@ -39,6 +39,9 @@ from .layers import (
 )
 
 _LINE = 16  # words of a cache line
+_MOST_COPIES = 5  # of a tensor, shifted against each other
+_MOST_WORDS = 2**18  # of all copies, half of a level 2 cache of 2 MB
+_SPARE = 1.2  # so much longer may rows become to fill cache lines
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,7 @@ class Form:
     held: int = 1  # so many of them, the first ones
     border: tuple[int, int, int, int] = (0, 0, 0, 0)
     value: float | None = None
+    shifts: tuple[int, ...] = (0,)  # copies of it, each so many pixels to the left
     inner: tuple[int, int, int, int] = (0, 0, 0, 0)  # of what Pad makes: its pixels that are never written, either
 
     @property
@@ -70,7 +74,8 @@ class Storage:
     columns: int
     pitch: int
     plane: int
-    origin: int  # from the start of the memory to the first pixel
+    origin: int  # from the start of the memory to the first pixel, of the copy without shift
+    copy_distance: int
     words: int
     first: int = -1  # step that writes it
     last: int = -1  # last step that reads it
@@ -189,10 +194,19 @@ class _Builder:
                 self.primary[name] = Form(value=layer.value, inner=layer.pads)
                 continue
             forms = [form for form in wanted.get(name, []) if form.phases == (1, 1) and form.value is not None]
+            shifts = self.shifts(layer, forms)
             if forms and all(form.value == forms[0].value for form in forms):
                 sides = zip(*(form.border for form in forms), strict=True)
                 top, left, bottom, right = (max(side) for side in sides)
-                self.primary[name] = Form(border=(top, left, bottom, right), value=forms[0].value)
+                self.primary[name] = Form(border=(top, left, bottom, right), value=forms[0].value, shifts=shifts)
+
+    def shifts(self, layer: AnyLayer, forms: list[Form]) -> tuple[int, ...]:
+        """The copies of what a layer makes: those that all of its readers want, if its kernel can write them."""
+        shifts = {form.shifts for form in forms}
+        shape = self.tensor(layer.output).shape
+        if len(shifts) != 1 or not isinstance(layer, Product) or shape[1] * shape[2] == 1:
+            return (0,)
+        return shifts.pop()
 
     def wanted(self, layer: AnyLayer) -> Form | None:
         """The form in which a layer wants its first input; None if any without phases serves."""
@@ -217,7 +231,9 @@ class _Builder:
         if isinstance(layer, Pool) or all(
             count == 1 or stride == 1 for count, stride in zip(out[1:], window.strides, strict=True)
         ):
-            return Form(border=border, value=zero) if any(border) else None  # pools move by any number of pixels
+            if not any(border):
+                return None
+            return Form(border=border, value=zero, shifts=_shifts(layer, tensor, out))  # pools move by any number
         read = [(size - 1) * dilation for size, dilation in zip(window.kernel, window.dilations, strict=True)]
         held = 1 if read == [0, 0] else window.strides[0] * window.strides[1]
         return Form(window.strides, held, border, zero)
@@ -249,6 +265,7 @@ class _Builder:
         have = self.form_of(name)
         if form is None or _serves(have, form):
             return self.plain(name)
+        form = replace(form, shifts=(0,))
         if (name, form) in self.storages:
             return self.storages[name, form]
         origin = self.source(self.loaded.get(name, name))
@@ -319,7 +336,21 @@ def _serves(have: Form, form: Form) -> bool:
         return have == form
     if not any(form.border):
         return True
+    if have.shifts != (0,) and have.shifts != form.shifts:
+        return False
     return have.value == form.value and all(a >= b for a, b in zip(have.border, form.border, strict=True))
+
+
+def _shifts(layer: Product | Pool, tensor: Tensor, out: tuple[int, int, int]) -> tuple[int, ...]:
+    """The copies that let a convolution read along whole cache lines, where rows fill them well enough."""
+    window = layer.window
+    shifts = tuple(at * window.dilations[1] - window.pads[1] for at in range(window.kernel[1]))
+    rounded = -(-tensor.shape[2] // _LINE) * _LINE
+    fits = isinstance(layer, Product) and window.kernel[1] <= _MOST_COPIES and out[2] == tensor.shape[2]
+    words = len(shifts) * -(-tensor.shape[0] // lanes(tensor)) * tensor.shape[1] * rounded
+    if not fits or 0 not in shifts or len(shifts) == 1 or rounded > _SPARE * tensor.shape[2] or words > _MOST_WORDS:
+        return (0,)
+    return shifts
 
 
 def lanes(tensor: Tensor) -> int:
@@ -336,14 +367,20 @@ def _storage(tensor: Tensor, form: Form) -> Storage:
         rows, columns = -(-(top + height + bottom) // down), -(-(left + width + right) // across)
         plane = _apart(rows * columns)
         count = planes * form.held
-        return Storage(tensor, form, count, rows, columns, columns, plane, 0, count * plane)
+        return Storage(tensor, form, count, rows, columns, columns, plane, 0, 0, count * plane)
     if not form.bordered:
         plane = 1 if height * width == 1 else _apart(height * width)
-        return Storage(tensor, form, planes, height, width, width, plane, 0, planes * plane)
+        return Storage(tensor, form, planes, height, width, width, plane, 0, 0, planes * plane)
+    if form.shifts != (0,):
+        pitch = -(-width // _LINE) * _LINE
+        plane = _apart((top + height + bottom) * pitch)
+        origin, distance = top * pitch, planes * plane
+        first = origin + form.shifts.index(0) * distance
+        return Storage(tensor, form, planes, height, width, pitch, plane, first, distance, len(form.shifts) * distance)
     pitch = width + max(left, right)
     origin = top * pitch + left
     plane = _apart(origin + (height + bottom) * pitch + right)
-    return Storage(tensor, form, planes, height, width, pitch, plane, origin, planes * plane)
+    return Storage(tensor, form, planes, height, width, pitch, plane, origin, 0, planes * plane)
 
 
 def _apart(words: int) -> int:

@@ -90,7 +90,12 @@ def _offsets(layer: Product, source: Storage, words: int) -> NDArray[np.int64]:
     phase = (rows % down)[:, None] * across + columns % across
     first = np.arange(layer.groups) * inputs // lanes
     planes = (first[:, None] + np.arange(words))[:, :, None, None] * source.form.held + phase
-    offsets: NDArray[np.int64] = planes * source.plane + (rows // down)[:, None] * source.pitch + columns // across
+    if source.form.shifts != (0,):  # a copy for each column of the window
+        first = source.form.shifts[0]
+        places = (np.arange(width) + first // layer.window.dilations[1]) * source.copy_distance
+    else:
+        places = columns // across
+    offsets: NDArray[np.int64] = planes * source.plane + (rows // down)[:, None] * source.pitch + places
     return offsets
 
 

@@ -159,8 +159,7 @@ def _product(layer: Product, given: list[Array], tensor: Tensor, out: Tensor) ->
     if out.quantized is None:
         return _clipped(scaled, layer.low, layer.high)
     if layer.residual is not None:
-        multiplier, offset = map(np.float32, layer.residual)
-        scaled = scaled + (given[1].astype(np.float32) * multiplier + offset)
+        scaled = scaled + given[1].astype(np.float32) * np.float32(layer.residual)  # the product is exact
     return _levels(scaled, out.quantized.zero, layer.low, layer.high)
 
 

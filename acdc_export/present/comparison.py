@@ -59,6 +59,9 @@ def _reasons(comparison: Comparison, best: Candidate) -> list[str]:
         lines.append(f"But the {beside} is at least as accurate, and faster: the zeros win nothing here.")
     if not best.deployable:
         lines.append(f"{best.runtime} may NOT be deployed in production; --require-deployable leaves it out.")
+    if comparison.faster_in_evaluation is not None:
+        other = comparison.candidate(comparison.faster_in_evaluation)
+        lines.append(f"The {_label(other)} is faster, but {other.runtime} may NOT be deployed in production.")
     return lines
 
 

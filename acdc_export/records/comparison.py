@@ -82,15 +82,28 @@ class Comparison:
 
     @property
     def recommended(self) -> str | None:
-        """The fastest sparse half that passed its gates; where that is required, of those that may be deployed."""
-        passed = [
-            candidate.name
+        """The fastest sparse half that passed its gates and may be deployed.
+
+        Where none may, it is the fastest that passed; nothing, where what is recommended is required to be deployable.
+        """
+        deployable = [candidate.name for candidate in self._passed if candidate.deployable]
+        others = [] if self.require_deployable else [candidate.name for candidate in self._passed]
+        return min(deployable or others, key=self._p50, default=None)
+
+    @property
+    def faster_in_evaluation(self) -> str | None:
+        """The sparse half that would be recommended if licenses didn't matter, where that is another one."""
+        fastest = min((candidate.name for candidate in self._passed), key=self._p50, default=None)
+        return None if fastest == self.recommended else fastest
+
+    @property
+    def _passed(self) -> list[Candidate]:
+        """The sparse halves that passed their gates."""
+        return [
+            candidate
             for candidate in self.candidates
-            if candidate.verdict == "pass"
-            and self.variant(candidate.name)
-            and (candidate.deployable or not self.require_deployable)
+            if candidate.verdict == "pass" and self.variant(candidate.name) is not None
         ]
-        return min(passed, key=self._p50, default=None)
 
     def candidate(self, name: str) -> Candidate:
         """The candidate of that name."""

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from acdc_export.config import Target
-from acdc_export.engines import Built, Environment, InstalledTarget, Timeouts, building, worker
+from acdc_export.config import Precision, Target
+from acdc_export.engines import Built, Environment, InstalledTarget, Timeouts, building, environment, worker
 from acdc_export.errors import EngineDied, EngineTimeout, ModelRefused, RuntimeUnavailable, UsageError
 
 CORE = max(os.sched_getaffinity(0))
@@ -59,7 +61,8 @@ def test_what_it_is_given(build: Build, place: Path, folders: tuple[Path, ...]) 
     write = f"json.dump([model, stem, precision, len(batches), {take}, {take}, WHEN], open(stem + '.json', 'w'))"
     built = build(top=f"WHEN = {settled}; import json", build=f"{write}; return stem + '.json'")
     wanted = [{name: array[at : at + 2].tolist() for name, array in INPUTS.items()} for at in (0, 2, 4)]
-    assert built == Built(place / "mine-b1.json", (place / "mine-b1.json",), None)
+    file = place / "mine-b1.json"
+    assert built == Built(file, (file,), deployed=(file,), zeros=None)
     assert json.loads(built.path.read_text()) == [
         str(Path("some.onnx").absolute()), str(place / "mine-b1"), "int8", 3, wanted, wanted,
         ["1", [CORE], str(folders[1])],
@@ -80,6 +83,7 @@ def test_all_files_of_its_stem(build: Build, place: Path) -> None:
     (place / "mine-b1").touch()
     built = build(build=f"{WRITE}; return stem + '.b'")
     assert (built.path, built.files) == (place / "mine-b1.b", (place / "mine-b1.a", place / "mine-b1.b"))
+    assert built.deployed == built.files
 
 
 def test_zeros_that_it_counts(build: Build) -> None:
@@ -88,10 +92,19 @@ def test_zeros_that_it_counts(build: Build) -> None:
     assert built.zeros == {"mine-b1.a": (3, 4), "other": (0, 7)}
 
 
+def test_what_of_it_is_deployed(build: Build, place: Path) -> None:
+    """The rest tells how it was made, and is kept beside it."""
+    built = build(top="def deployed(path): return [path]", build=f"{WRITE}; return stem + '.b'")
+    assert built.files == (place / "mine-b1.a", place / "mine-b1.b")
+    assert built.deployed == (place / "mine-b1.b",)
+
+
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
         ({}, "NotImplementedError: it has no `build`"),
+        ({"build": f"{WRITE}; return stem + '.a'", "top": "deployed = lambda path: [path, 'x']"}, "'x', which is no"),
+        ({"build": f"{WRITE}; return stem + '.a'", "top": "deployed = lambda path: path"}, "`deployed` gives no list"),
         ({"build": f"{WRITE}; raise ValueError('no such\\n  operator')"}, "ValueError: no such operator"),
         ({"build": f"{WRITE}; return stem + '.c'"}, "mine-b1.c', which is no file"),
         ({"build": f"{WRITE}; return model"}, "some.onnx', which is no file"),
@@ -129,6 +142,50 @@ def test_a_hang(build: Build, place: Path, folders: tuple[Path, ...]) -> None:
 def test_a_tool_that_is_not_there(build: Build) -> None:
     with pytest.raises(RuntimeUnavailable, match="No module named 'no_such_tool'"):
         build(build="import no_such_tool")
+
+
+LACKS = """
+class Unavailable(Exception):
+    remedy = "Install\\n a compiler."
+"""
+
+
+def test_what_a_build_takes_is_named_with_what_to_do(build: Build, place: Path) -> None:
+    with pytest.raises(RuntimeUnavailable) as caught:
+        build(top=LACKS, build=f"{WRITE}; raise Unavailable('no\\n compiler')")
+    assert str(caught.value) == "fake: no compiler\nInstall a compiler."
+    assert not list(place.glob("mine-b1.*"))
+
+
+def test_an_error_that_knows_a_remedy(build: Build) -> None:
+    """As errors of ours do, whose text is both."""
+    top = "class Odd(Exception):\n    message, remedy = 'no Foo', 'Leave it out.'"
+    with pytest.raises(ModelRefused) as caught:
+        build(top=top, build="raise Odd('no Foo. Leave it out.')")
+    assert str(caught.value) == "fake with some.onnx refused `build`: Odd: no Foo\nLeave it out."
+
+
+@pytest.mark.parametrize(("python", "builds"), [("host", True), ("host", False), (">=3.8", True)])
+def test_whether_it_can_build_is_asked_in_the_hosts_interpreter_alone(
+    make_target: Callable[..., Target], python: str, builds: bool
+) -> None:
+    """One of its own has all that it takes."""
+    lacks = f"{LACKS}\ndef can_build(precision):\n    if precision == 'fp32': raise Unavailable('no compiler')"
+    precisions = {name: Precision(tolerance=1e-3, build=builds) for name in ("fp32", "int8")}
+    target = replace(make_target(top=lacks, build=WRITE, python=python), precisions=precisions)
+    installed = InstalledTarget(target, environment.host())
+    installed.check_build("int8")
+    asked = python == "host" and builds
+    with pytest.raises(RuntimeUnavailable, match="no compiler") if asked else nullcontext():
+        installed.check_build("fp32")
+
+
+def test_a_runtime_that_does_not_say_whether_it_can_build(
+    make_target: Callable[..., Target], here: Environment
+) -> None:
+    building.check(make_target(), here, "fp32")
+    with pytest.raises(RuntimeUnavailable, match="can't be imported: ModuleNotFoundError: No module named 'nothing'"):
+        building.check(make_target(top="import nothing"), here, "fp32")
 
 
 def test_what_is_there_is_not_written_over(build: Build, place: Path) -> None:

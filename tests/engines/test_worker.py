@@ -19,9 +19,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+import acdc_export
 from acdc_export import resources
 from acdc_export.config import Target
-from acdc_export.engines import Environment, InstalledTarget, Timeouts, Worker, open_engine, worker
+from acdc_export.engines import Environment, InstalledTarget, Timeouts, Worker, environment, open_engine, worker
 from acdc_export.errors import EngineDied, EngineTimeout, ModelRefused, RuntimeUnavailable, UsageError
 from acdc_export.evidence.engine import Engine
 
@@ -256,6 +257,13 @@ def test_set_before_the_runtime_is_imported(start: Callable[..., Worker], monkey
     with start(top=top, load=f"{check}; {everywhere} == {{({core},)}}", cpus=[core]) as engine:
         info = engine.info()
     assert (info["omp"], info["cpus"], info["here"]) == ("3", [core], "set")
+
+
+def test_the_host_imports_the_package_that_runs(make_target: Make, tmp_path: Path) -> None:
+    """Its processes don't get PYTHONPATH, and another release may be installed."""
+    target = make_target(top="import acdc_export", run="return {'at': np.array(acdc_export.__file__)}")
+    with open_engine(target, environment.host(), MODEL, batch_size=1, threads=1) as engine:
+        assert engine.run(X)["at"] == acdc_export.__file__
 
 
 def test_a_core_that_is_not_there(start: Callable[..., Worker]) -> None:

@@ -1,5 +1,6 @@
 """A target may do all of this without a change to the package: run in the host's interpreter, build FP32 itself, put
-several batch sizes into one file, keep a clock of its own, profile by layer, and require a pattern."""
+several batch sizes into one file, keep how it was made beside it, keep a clock of its own, profile by layer, tell what
+a reader should know, and require a pattern."""
 
 from __future__ import annotations
 
@@ -8,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from acdc_export import check, export, run, verify
+from acdc_export import check, deployments, export, resources, run, verify
 from acdc_export.config import load_target
 from acdc_export.engines import environment, status
-from acdc_export.errors import AcdcExportError, PairError, UsageError
+from acdc_export.errors import AcdcExportError, GraphError, PairError, RuntimeUnavailable, UsageError
+from acdc_export.options import CompareOptions
 from acdc_export.pair import Pair
 
 from ..pair.test_importing import import_onnx
@@ -64,6 +66,10 @@ def weights(path):
     return {str(at): [int((array == 0).sum()), array.size] for at, array in enumerate(arrays) if array.ndim > 1}
 
 
+def deployed(path):
+    return [path]
+
+
 def load(path, batch_size, threads, precision):
     with open(path) as file:
         plan = json.load(file)
@@ -78,7 +84,7 @@ class Model:
         self.operators = [node.op_type for node in onnx.load(path).graph.node]
 
     def info(self):
-        return {"runtime": "onnx", "version": onnx.__version__}
+        return {"runtime": "onnx", "version": onnx.__version__, "notes": ["It is slow."]}
 
     def run(self, inputs):
         return dict(zip(self.evaluator.output_names, self.evaluator.run(None, inputs)))
@@ -122,6 +128,9 @@ def test_all_of_it_at_once(
     assert {workload.batch_size for workload in report.latency} == {1, 4}
     assert report.structure.steps[-1].name == "onnx's own fp32"
     assert report.structure.steps[-1].zeros >= report.structure.zeros
+    assert sorted(path.name for path in (bundle.path / "model").iterdir()) == ["model.json", "model.onnx"]
+    assert report.size.sparse == (bundle.path / "model" / "model.json").stat().st_size  # what one ships
+    assert "It is slow." in report.notes
     assert {variant.p50 for workload in report.latency for variant in workload.variants.values()} == {2.0}
     assert [row.operator for row in report.profile][:2] == ["Conv", "Relu"]
     assert "numpy" in report.target.locked
@@ -161,6 +170,62 @@ def test_a_profile_that_fails_is_a_note(reference: Callable[[str], str], pair: P
     assert report.passed
     assert report.profile == ()
     assert any("not profiled by operator" in note and "no counters here" in note for note in report.notes)
+
+
+def counting(target: str, counted: str) -> str:
+    """The target, with another `weights`: an expression of `arrays`, the weights by their names."""
+    engine, (head, rest) = Path(target) / "engine.py", ENGINE.split("def weights(path):")
+    arrays = "{item.name: onnx.numpy_helper.to_array(item) for item in onnx.load(path[:-4] + 'onnx').graph.initializer}"
+    body = f"\n    arrays = {arrays}\n    return {counted}\n\n\ndef deployed"
+    engine.write_text(f"{head}def weights(path):{body}{rest.partition('def deployed')[2]}")
+    return target
+
+
+def test_zeros_that_a_build_loses_are_found_by_weight(
+    reference: Callable[[str], str], pair: Pair, tmp_path: Path
+) -> None:
+    """Others that it won elsewhere make up for none."""
+    counts = "{'conv2.weight': [0, arrays['conv2.weight'].size], 'head.weight': [10**6, 10**6]}"
+    with pytest.raises(GraphError, match=r"onnx lost \d+ zeros of the weight conv2.weight when it built fp32"):
+        export(pair, counting(reference(""), counts), gates=["sparsity >= 0.5"], out=tmp_path / "bundles")
+    assert not list((tmp_path / "bundles").iterdir())
+
+
+def test_zeros_are_those_of_what_was_built(reference: Callable[[str], str], pair: Pair, tmp_path: Path) -> None:
+    counts = "{'conv2.weight': [arrays['conv2.weight'].size - 1, arrays['conv2.weight'].size]}"
+    target = counting(reference(""), counts)
+    report = export(pair, target, gates=["sparsity >= 0.99"], out=tmp_path / "bundles").report
+    assert report.structure.zeros == report.structure.total - 1
+    assert [row.zeros for row in report.structure.layers if row.pruned] == [report.structure.zeros]
+    assert report.passed
+    (note,) = (note for note in report.notes if "built its own form" in note)
+    assert "onnx built its own form, and counts 9,216 of " in note
+
+
+LACKS = """
+
+class Unavailable(Exception):
+    remedy = "Install one."
+
+
+def can_build(precision):
+    raise Unavailable("there is no compiler")
+"""
+
+
+def test_what_a_build_lacks_is_told_before_anything_is_trained(
+    reference: Callable[[str], str], pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = reference("")
+    with (Path(target) / "engine.py").open("a") as engine:
+        engine.write(LACKS)
+    with pytest.raises(RuntimeUnavailable, match=r"onnx: there is no compiler\nInstall one."):
+        run("digits", target, runs=tmp_path / "runs", out=tmp_path / "bundles")
+    assert not (tmp_path / "runs").exists()
+    # Of a survey it is the reason why a target is missing.
+    monkeypatch.setattr(resources, "names", lambda kind: [target])
+    with pytest.raises(RuntimeUnavailable, match="Nothing can be compared here. reference: onnx: there is no compiler"):
+        deployments.several(CompareOptions())
 
 
 def test_a_pair_from_plain_onnx_is_deployed_like_any_other(reference: Callable[[str], str], tmp_path: Path) -> None:

@@ -221,11 +221,18 @@ def inputs_of(family: str, rows: int = 3) -> dict[str, Tensor]:
     return {"input_ids": torch.randint(0, 40, (rows, 16)), "attention_mask": mask}
 
 
-def integers(pair: Pair, folder: Path, batch_size: int) -> lowering.TransformedGraph:
-    """The sparse half in integers, as DeepSparse gets it, calibrated on the pair's own inputs."""
+def integers(
+    pair: Pair,
+    folder: Path,
+    batch_size: int,
+    scheme: str = "convinteger",
+    weight_bits: int = 7,
+    passes: tuple[str, ...] = CPU.passes,
+) -> lowering.TransformedGraph:
+    """The sparse half in integers, by default as DeepSparse gets it, calibrated on the pair's own inputs."""
     prepared, instrumented = folder / "prepared.onnx", folder / "instrumented.onnx"
     quantize.fold(pair.onnx("sparse"), prepared)
-    watched = quantize.instrument(prepared, instrumented)
+    watched = quantize.instrument(prepared, instrumented, (), [scheme])
     session = onnxruntime.InferenceSession(instrumented.read_bytes(), providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     found = quantize.calibrate(
@@ -234,9 +241,9 @@ def integers(pair: Pair, folder: Path, batch_size: int) -> lowering.TransformedG
     return lowering.transform(
         pair.onnx("sparse"),
         folder / "integers.onnx",
-        passes=CPU.passes,
+        passes=passes,
         batch_size=batch_size,
         ir_version=CPU.ir_version,
         opset=CPU.opset,
-        quantization=lowering.Quantization(lowering.Calibrated(prepared, found), "convinteger", weight_bits=7),
+        quantization=lowering.Quantization(lowering.Calibrated(prepared, found), scheme, weight_bits=weight_bits),
     )

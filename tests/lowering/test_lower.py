@@ -14,7 +14,7 @@ import pytest
 
 from acdc_export.config import Quantizer, load_target
 from acdc_export.engines import Environment, InstalledTarget
-from acdc_export.errors import UsageError
+from acdc_export.errors import GraphError, UsageError
 from acdc_export.lowering import Calibrated, Calibration, Deployment, QuantizationInputs, calibrate, lower, quantize
 from acdc_export.lowering.lower import micro_batches
 from acdc_export.lowering.quantize import Range
@@ -103,6 +103,62 @@ def test_a_precision_is_what_its_table_says(source: Path, tmp_path: Path) -> Non
         lower(source, tmp_path / "q", deployment(tmp_path, "cpu", "fp32"), [4], scratch=tmp_path, cpus=[0])[4].kept
         == ()
     )
+
+
+COMPILER = """\
+import numpy as np
+import onnx
+
+
+def build(model, stem, precision, batch_sizes, batches):
+    graph = onnx.load(model)
+    if batches is not None or "QuantizeLinear" not in {node.op_type for node in graph.graph.node}:
+        raise ValueError(f"not quantized, or with samples: {batches}")
+    onnx.save(graph, stem + ".compiled")
+    return stem + ".compiled"
+
+
+def weights(path):
+    arrays = [onnx.numpy_helper.to_array(item) for item in onnx.load(path).graph.initializer]
+    integers = [array for array in arrays if array.dtype == np.int8 and array.ndim > 1]
+    return {str(at): [int((array == 0).sum()) - LOST, array.size] for at, array in enumerate(integers)}
+"""
+
+
+@pytest.mark.parametrize("lost", [0, 1])
+def test_a_runtime_builds_its_own_form_of_what_our_scheme_quantized(source: Path, tmp_path: Path, lost: int) -> None:
+    """Without samples; and its zeros are held against those of the quantized graph."""
+    folder = tmp_path / "compiler"
+    folder.mkdir()
+    (folder / "engine.py").write_text(COMPILER.replace("LOST", str(lost)))
+    definition = load_target("onnxruntime")
+    settings = replace(definition.precisions["int8"], scheme="full_integer", build=True, samples=False)
+    definition = replace(definition, precisions={**definition.precisions, "int8": settings}, folder=folder)
+    place = Deployment(InstalledTarget(definition, Environment(Path(sys.executable), {}, tmp_path)), "int8")
+    folded, watching = tmp_path / "folded.onnx", tmp_path / "watching.onnx"
+    quantize.fold(source, folded)
+    watched = quantize.instrument(folded, watching, (), ["full_integer"])
+    calibration = Calibration(
+        "min-max",
+        1,
+        {name: Range(0.0, 4.0) for name in watched},
+        {name: np.zeros(1 if name == "input" else 32) for name in watched},
+    )
+    inputs = QuantizationInputs({"input": np.zeros((1, 1, SIDE, SIDE), np.float32)}, Calibrated(folded, calibration))
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    if lost:
+        with pytest.raises(GraphError, match="lost 3 zeros when it built int8"):
+            lower(source, tmp_path / "model", place, [4], scratch=scratch, cpus=[0], inputs=inputs)
+        return
+    model = lower(source, tmp_path / "model", place, [4], scratch=scratch, cpus=[0], inputs=inputs)[4]
+    assert model.files == (tmp_path / "model.compiled",)
+    assert model.built is not None
+    assert model.built.zeros == model.graph.steps[-1].zeros
+    assert model.graph.steps[-1].name == "full_integer"
+    assert model.graph.path.parent == scratch  # what was quantized stays there, for the dequantized reference
+    assert model.int8 is not None
+    assert (model.int8.quantized, model.int8.total) == (3, 3)
 
 
 def test_layers_to_keep_are_known_by_our_schemes_alone(source: Path, tmp_path: Path) -> None:

@@ -35,6 +35,7 @@ from acdc_export.lowering.quantize import (
 from acdc_export.lowering.quantize.calibration import DEAD, Arrays, Method
 
 SIDE = 6
+SCHEMES = ("convinteger", "qdq", "full_integer")
 TARGET = ("fold_batchnorm", "global_average_pool", "static_batch")
 
 
@@ -98,7 +99,7 @@ def quantized(
     inputs: Iterable[np.ndarray] | None = None,
 ) -> Quantization:
     quantize.fold(source, folder / "prepared.onnx")
-    watched = quantize.instrument(folder / "prepared.onnx", folder / "instrumented.onnx")
+    watched = quantize.instrument(folder / "prepared.onnx", folder / "instrumented.onnx", (), SCHEMES)
     batches = [{"x": x} for x in inputs or (samples(8, seed) for seed in range(4))]
     found = calibrate(lambda inputs: run(folder / "instrumented.onnx", inputs["x"]), batches, watched, method)
     return Quantization(Calibrated(folder / "prepared.onnx", found), "convinteger", keep)
@@ -278,7 +279,7 @@ DEAD_WAYS = {
 }
 
 
-@pytest.mark.parametrize("scheme", ["convinteger", "qdq"])
+@pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("way", DEAD_WAYS)
 def test_what_is_dead_becomes_integers_all_the_same(tmp_path: Path, scheme: str, way: str) -> None:
     """Against FP32: biases still come through, and nothing is divided by the scale of nothing."""
@@ -298,7 +299,38 @@ def test_what_is_dead_becomes_integers_all_the_same(tmp_path: Path, scheme: str,
     assert np.abs(run(done.path, samples(4, seed=9))["logits"] - run(source, samples(4, seed=9))["logits"]).max() < 0.1
 
 
-@pytest.mark.parametrize("scheme", ["convinteger", "qdq"])
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_layers_may_share_a_weight(tmp_path: Path, scheme: str) -> None:
+    source = write(tmp_path / "in.onnx")
+    model = onnx.load(source)
+    again = helper.make_node("Conv", ["d", "second"], ["again"], pads=[1, 1, 1, 1])
+    model.graph.node.insert(4, again)
+    model.graph.node[5].input[0] = "again"
+    onnx.save(onnx.shape_inference.infer_shapes(model), source)
+    done = lowered(source, tmp_path, replace(quantized(source, tmp_path), scheme=scheme))
+    assert len(done.weights) == 4
+    assert off(source, done, samples(4, seed=9)) < 0.05
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("computed", [False, True])
+def test_a_bias_may_be_handed_on_or_computed(tmp_path: Path, scheme: str, computed: bool) -> None:
+    """TorchScript's exporter has equal biases once, and Identity between them and their layers."""
+    source = write(tmp_path / "in.onnx")
+    model = onnx.load(source)
+    given = helper.make_node("GlobalMaxPool" if computed else "Identity", ["x" if computed else "head_bias"], ["given"])
+    model.graph.node.insert(0, given)
+    if computed:
+        model.graph.node.insert(1, helper.make_node("ReduceMax", ["given"], ["bias"], keepdims=0))
+    model.graph.node[-1].input[2] = "bias" if computed else "given"
+    onnx.save(onnx.shape_inference.infer_shapes(model), source)
+    done = lowered(source, tmp_path, replace(quantized(source, tmp_path), scheme=scheme))
+    assert quantize.layer_names(tmp_path / "prepared.onnx") == ["first", "second", *["head"] * (not computed)]
+    assert done.weights[2].name == "head" if computed else done.weights[2].name.startswith("head_quantized")
+    assert off(source, done, samples(4, seed=9)) < 0.05
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
 def test_a_graph_of_which_every_layer_stays_in_fp32_is_as_it_was(tmp_path: Path, scheme: str) -> None:
     source = write(tmp_path / "in.onnx")
     kept = quantized(source, tmp_path, keep=("first", "second", "head"))
@@ -336,7 +368,7 @@ def test_layers_that_are_kept_stay_as_they_were(tmp_path: Path) -> None:
     assert quantize.layer_names(done.path) == ["second"]
 
 
-@pytest.mark.parametrize("scheme", ["convinteger", "qdq"])
+@pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize(("bits", "greatest"), [(7, 63), (8, 127)])
 def test_weights_use_all_of_their_bits_and_no_more(tmp_path: Path, scheme: str, bits: int, greatest: int) -> None:
     source = write(tmp_path / "in.onnx")
@@ -361,7 +393,7 @@ def test_a_layer_right_behind_another(tmp_path: Path) -> None:
     assert off(source, done, samples()) < 0.1
 
 
-@pytest.mark.parametrize("scheme", ["convinteger", "qdq"])
+@pytest.mark.parametrize("scheme", SCHEMES)
 def test_the_mean_of_each_output_stays(tmp_path: Path, scheme: str) -> None:
     """A weight with few levels moves the means; the bias takes that back."""
     source = chain(tmp_path / "in.onnx")

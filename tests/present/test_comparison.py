@@ -27,11 +27,23 @@ def test_the_fastest_that_passed_is_recommended() -> None:
     assert failed.recommended == "sparse@cpu"
 
 
-def test_only_what_may_be_deployed_is_recommended_where_that_is_asked_for() -> None:
-    assert "deepsparse may NOT be deployed" in text(example())
-    found = example(require_deployable=True)
+def test_what_may_be_deployed_is_recommended_before_what_is_faster() -> None:
+    assert "deepsparse may NOT be deployed in production; --require-deployable leaves it out." in text(example())
+    found = change(example(), "sparse@onnxruntime", verdict="pass")
     assert found.recommended == "sparse@onnxruntime"
-    assert "may NOT" not in text(found)
+    assert found.faster_in_evaluation == "sparse@cpu-int8"
+    said = "The sparse half in cpu, int8 is faster, but deepsparse may NOT be deployed in production."
+    assert said in text(found)
+    faster = change(found, "sparse@cpu-int8", verdict="inconclusive")
+    faster = change(faster, "sparse@cpu", deployable=True)
+    assert (faster.recommended, faster.faster_in_evaluation) == ("sparse@cpu", None)
+    assert "may NOT" not in text(faster)
+
+
+def test_nothing_is_recommended_where_it_has_to_be_deployable_and_is_not() -> None:
+    assert example(require_deployable=True).recommended is None
+    found = change(example(require_deployable=True), "sparse@onnxruntime", verdict="pass")
+    assert found.recommended == "sparse@onnxruntime"
 
 
 def test_without_one_that_passed_nothing_is_recommended() -> None:

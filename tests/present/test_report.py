@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from acdc_export.evidence.engine import LayerTime
-from acdc_export.evidence.gates import Measurement
+from acdc_export.evidence.gates import Measurement, Verdict
 from acdc_export.present import document, markdown, text
 
 from .examples import example
@@ -18,6 +18,27 @@ def test_the_headline_is_the_verdict(status: str) -> None:
     shown = document(example(status))  # type: ignore[arg-type]
     assert shown.headline == f"tiny on cpu (deepsparse 1.8.0, fp32): {status.upper()}"
     assert shown.status == status
+
+
+GATED = (Verdict("speedup.vs_control >= 1.0", "pass", "2 [1.9, 2.1]"),)
+AGAINST_TWIN = "3.40x faster [3.30, 3.50] than its dense twin in the same engine"
+AGAINST_CONTROL = "2.00x faster [1.90, 2.10] than the fastest dense alternative, the dense twin in onnxruntime"
+
+
+def test_a_gate_on_the_best_dense_alternative_makes_that_the_headline() -> None:
+    measured = {"speedup.vs_control": Measurement(2.0, 1.9, 2.1)}
+    report = example(control="dense@onnxruntime", measured=measured)
+    assert document(report).headline.endswith("PASS")
+    assert f"At batch 16 the sparse half is {AGAINST_TWIN}, and {AGAINST_CONTROL}." in document(report).summary
+    gated = replace(report, gates=GATED)
+    assert document(gated).headline.endswith(": PASS, 2.00x faster [1.90, 2.10] than the fastest dense alternative")
+    assert f"At batch 16 the sparse half is {AGAINST_CONTROL}, and {AGAINST_TWIN}." in document(gated).summary
+    slower = replace(gated, measured={"speedup.vs_control": Measurement(0.8, 0.7, 0.9)})
+    assert document(slower).headline.endswith(", 1.25x slower [1.11, 1.43] than the fastest dense alternative")
+    missing = replace(gated, measured={"speedup.vs_control": None})
+    assert document(missing).headline.endswith(": PASS")
+    twin = replace(gated, control="dense")
+    assert f"At batch 16 the sparse half is {AGAINST_TWIN}." in document(twin).summary
 
 
 def test_what_the_runtime_says_that_it_computes_in_is_shown_where_it_is_known() -> None:

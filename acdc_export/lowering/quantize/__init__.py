@@ -10,13 +10,14 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import onnx_ir as ir
 
 from ..audit import load
 from ..passes import fold_batchnorm
-from . import dequantized, equalize, worthwhile
-from .calibration import Calibration, Range, Watched, calibrate, instrument
+from . import calibration, dequantized, equalize, worthwhile
+from .calibration import Calibration, Range, Watched, calibrate
 from .layers import find
 
 __all__ = [
@@ -53,8 +54,7 @@ class Quantization:
 
     def run(self, model: ir.Model) -> None:
         """Quantize a model in place. It has to come from what `fold` wrote."""
-        scheme = import_module(f".schemes.{self.scheme}", __package__)
-        scheme.run(model, self.calibrated.calibration, self.keep, self.weight_bits)
+        _scheme(self.scheme).run(model, self.calibrated.calibration, self.keep, self.weight_bits)
 
 
 def fold(source: Path, destination: Path) -> None:
@@ -63,10 +63,34 @@ def fold(source: Path, destination: Path) -> None:
     It computes what it did before. The names of its activations are those of every graph lowered from it.
     """
     model = load(source)
+    _read_constants_directly(model)
     fold_batchnorm.run(model, batch_size=1)
     equalize.run(model)
     model.graph.sort()
     ir.save(model, destination)
+
+
+def _read_constants_directly(model: ir.Model) -> None:
+    """Let operators read constants that Identity hands on: TorchScript's exporter shares equal biases so."""
+    for node in list(model.graph):
+        if node.op_type != "Identity" or node.outputs[0].is_graph_output():
+            continue
+        value = node.inputs[0]
+        if value is not None and value.const_value is not None:
+            ir.convenience.replace_all_uses_with(node.outputs[0], value)
+            model.graph.remove(node, safe=True)
+
+
+def instrument(
+    source: Path, destination: Path, keep: Collection[str] = (), schemes: Collection[str] = ()
+) -> dict[str, Watched]:
+    """Write the graph `source` with every activation as an additional output that `schemes` quantize.
+
+    Those that go into layers are always among them, but for layers in `keep` (by their weights' names), which stay in
+    FP32. Returns the activations by name.
+    """
+    choices = (getattr(_scheme(name), "watched", None) for name in schemes)
+    return calibration.instrument(source, destination, keep, [choose for choose in choices if choose is not None])
 
 
 def faster_in_fp32(calibrated: Calibrated, least_macs: float, keep: Collection[str]) -> tuple[str, ...]:
@@ -80,3 +104,7 @@ def faster_in_fp32(calibrated: Calibrated, least_macs: float, keep: Collection[s
 def layer_names(path: Path) -> list[str]:
     """The layers of a graph that can be quantized, by their weights' names."""
     return [layer.name for layer in find(load(path))]
+
+
+def _scheme(name: str) -> Any:
+    return import_module(f".schemes.{name}", __package__)

@@ -1,4 +1,4 @@
-"""Calibration: the range and mean of every activation, on samples of the training split.
+"""Calibration: the range and mean of activations, on samples of the training split.
 
 One calibration serves every scheme: it belongs to the network, not to a target.
 """
@@ -20,6 +20,9 @@ from .layers import find
 
 Arrays = Mapping[str, NDArray[Any]]
 Run = Callable[[Arrays], Arrays]
+Choose = Callable[[ir.Model, Collection[str]], Iterable[ir.Value]]
+"""Chooses activations of a graph, of which some layers stay in FP32."""
+
 Method = Literal["min-max", "percentile", "mse"]
 
 _BINS = 2048
@@ -55,7 +58,7 @@ class Watched:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Range and mean of each activation that goes into a layer, by its name in the graph."""
+    """Range and mean of each activation that was watched, by its name in the graph."""
 
     method: Method
     samples: int
@@ -63,34 +66,48 @@ class Calibration:
     means: dict[str, NDArray[np.float64]]  # by channel, (channels,)
     unvaried: dict[str, float] = field(default_factory=dict)  # layers whose activation has only this value
 
-    def range_of(self, activation: str, layer: str) -> Range:
-        """Return the range of an activation that goes into `layer`. Raises `GraphError` if it was not calibrated."""
+    def range_of(self, activation: str, reader: str) -> Range:
+        """Return the range of an activation that goes into `reader`. Raises `GraphError` if it was not calibrated."""
         if activation not in self.ranges:
             raise GraphError(
-                f"The activation {activation}, which goes into {layer}, was not calibrated.",
+                f"The activation {activation}, which goes into {reader}, was not calibrated.",
                 "A pass before this one made it; leave that pass out, and please report this graph.",
             )
         return self.ranges[activation]
 
+    def mean_of(self, activation: str, layer: str) -> NDArray[np.float64]:
+        """Return the mean of an activation that goes into `layer`, (channels,); raises as `range_of` does."""
+        self.range_of(activation, layer)
+        return self.means[activation]
 
-def instrument(source: Path, destination: Path, keep: Collection[str] = ()) -> dict[str, Watched]:
+
+def instrument(
+    source: Path, destination: Path, keep: Collection[str] = (), beside: Iterable[Choose] = ()
+) -> dict[str, Watched]:
     """Write the graph `source` with every activation that goes into a layer as an additional output.
 
-    Layers in `keep` (by their weights' names) stay in FP32: they need no range. Returns the activations by name.
+    Layers in `keep` (by their weights' names) stay in FP32: they need no range. `beside` choose further activations to
+    watch. Returns the activations by name.
     """
     model = load(source)
     watched: dict[str, Watched] = {}
+    chosen: dict[str, ir.Value] = {}
     for layer in find(model):
         value = layer.activation
         if not value.name or layer.name in keep:
             continue
-        if value.name not in watched:
-            watched[value.name] = Watched(1 if layer.node.op_type == "Conv" else -1)
-            if not (value.is_graph_input() or value.is_graph_output()):
-                value.type = value.type or ir.TensorType(ir.DataType.FLOAT)
-                model.graph.outputs.append(value)
-        before = watched[value.name]
+        chosen[value.name] = value
+        before = watched.get(value.name, Watched(1 if layer.node.op_type == "Conv" else -1))
         watched[value.name] = replace(before, layers=(*before.layers, layer.name))
+    for choose in beside:
+        for value in choose(model, keep):
+            assert value.name  # a file's values have names
+            chosen[value.name] = value
+            watched.setdefault(value.name, Watched(-1))
+    for value in chosen.values():
+        if not (value.is_graph_input() or value.is_graph_output()):
+            value.type = value.type or ir.TensorType(ir.DataType.FLOAT)
+            model.graph.outputs.append(value)
     ir.save(model, destination)
     return watched
 
@@ -106,14 +123,15 @@ def calibrate(
     Raises:
         CalibrationError: there are no samples, or values are not finite.
     """
-    random = np.random.default_rng(0)
+    # What goes into layers is sampled alike, whatever is watched beside it.
+    random, random_beside = np.random.default_rng(0), np.random.default_rng(1)
     statistics = {name: _Statistics() for name in watched}
     samples = 0
     for inputs in batches:
         samples += len(next(iter(inputs.values())))
         activations = {**inputs, **run(inputs)}
         for name, activation in watched.items():
-            statistics[name].add(name, activations[name], activation, random)
+            statistics[name].add(name, activations[name], activation, random if activation.layers else random_beside)
     if not samples:
         raise CalibrationError("There are no samples to calibrate with.", "Give some of the training split.")
     narrowed = {"min-max": lambda counts, ends: ends, "percentile": _percentile, "mse": _least_error}[method]

@@ -3,6 +3,7 @@
 An engine's own integer kernels are no reference. Without VNNI, ONNX Runtime's MatMulInteger adds pairs of products in
 16 bits, which saturates where weights use all 8 bits. FP32 holds the same integers, and sums of them to one part in
 2^24. Activations become FP32 by Cast and Sub: a convolution behind DequantizeLinear would be made an integer one again.
+For the same reason QuantizeLinear and DequantizeLinear become the division, rounding and limits that they stand for.
 """
 
 from __future__ import annotations
@@ -40,10 +41,7 @@ def write(source: Path, destination: Path) -> None:
 
 
 def _dequantize(model: ir.Model, node: ir.Node) -> None:
-    """Replace DequantizeLinear: a weight becomes FP32, an activation is rounded to the values that INT8 has.
-
-    An activation with a zero point other than 0 is left as it is.
-    """
+    """Replace DequantizeLinear: a weight becomes FP32, an activation is rounded to the values that INT8 has."""
     stored, scale, zero = node.inputs
     assert stored is not None
     assert scale is not None
@@ -56,9 +54,10 @@ def _dequantize(model: ir.Model, node: ir.Node) -> None:
         new = add_constant(model, f"{old.name}_float", integers * along)
     else:
         quantize = stored.producer()
-        if quantize is None or quantize.op_type != "QuantizeLinear" or constant(zero).any():
+        if quantize is None or quantize.op_type != "QuantizeLinear":
             return
-        low, high = (add_constant(model, f"{old.name}_{end}", np.float32(end)) for end in _LEVELS[zero.dtype])  # type: ignore[index]
+        ends = (np.float32(end - int(constant(zero))) for end in _LEVELS[zero.dtype])  # type: ignore[index]
+        low, high = (add_constant(model, f"{old.name}_limit", end) for end in ends)
         divided = ir.node("Div", [quantize.inputs[0], scale])
         rounded = ir.node("Round", [divided.outputs[0]])
         clipped = ir.node("Clip", [rounded.outputs[0], low, high])

@@ -38,7 +38,7 @@ def _pairs(model: ir.Model) -> Iterator[tuple[Layer, Layer]]:
     for layer in by_node.values():
         value = layer.node.outputs[0]
         bias = layer.bias
-        if not is_only(layer.weight) or (bias is not None and (bias.const_value is None or not is_only(bias))):
+        if not is_only(layer.weight) or (bias is not None and not is_only(bias)):
             continue
         while is_only(value):
             ((node, at),) = value.uses()

@@ -66,7 +66,7 @@ class Layer:
 
 
 def find(model: ir.Model) -> Iterator[Layer]:
-    """Yield the layers of a graph in order, except those whose weight is not float32 or is computed."""
+    """Yield the layers of a graph in order, but for those of computed weights or biases, or of weights not float32."""
     for node in model.graph:
         weight = weight_of(node)
         if weight is None or node.op_type not in QUANTIZABLE or weight.dtype != ir.DataType.FLOAT:
@@ -81,7 +81,9 @@ def find(model: ir.Model) -> Iterator[Layer]:
                 continue
             outer = 1 - inner
         groups = int(_number(node, "group", 1)) if node.op_type == "Conv" else 1
-        yield Layer(node, weight, outer, inner, groups)
+        layer = Layer(node, weight, outer, inner, groups)
+        if layer.bias is None or layer.bias.const_value is not None:
+            yield layer
 
 
 def _activation(node: ir.Node, weight: ir.Value) -> ir.Value | None:

@@ -10,6 +10,16 @@
 #define UNROLL _Pragma("GCC unroll 8")
 enum { LARGEST_TILE = 8 };
 
+/* Keep an address in a register: else the compiler adds it up anew for each load. */
+#define IN_REGISTER(pointer) __asm__("" : "+r"(pointer))
+
+/* Behind a loop: keep sums where the loop had them. Else gcc 12 copies them to where they are needed next each time. */
+#if defined(__AVX512BW__)
+#define IN_VECTOR(value) __asm__("" : "+v"(value))
+#else
+#define IN_VECTOR(value) __asm__("" : "+x"(value))
+#endif
+
 /* Store a vector of pixels of one plane, vector by vector as `segments` says. */
 INLINE void put(const struct product *p, const struct segments *s, int vector, float *out, words value)
 {
@@ -19,17 +29,17 @@ INLINE void put(const struct product *p, const struct segments *s, int vector, f
     }
     const struct segment *segment = s->list + (long)vector * s->each;
     for (int i = 0; i < s->each; i++)
-        store_some(out + segment[i].out, segment[i].mask, value);
+        store_some(out + segment[i].at, segment[i].mask, value);
 }
 
 INLINE words get_residual(const struct product *p, const struct segments *s, int vector, const float *residual)
 {
-    if (p->contiguous)
+    if (p->residual_contiguous)
         return load_words(residual + vector * LANES);
-    const struct segment *segment = s->list + (long)vector * s->each;
+    const struct segment *segment = s->residual + (long)vector * s->each_residual;
     words value = all_words(0);
-    for (int i = 0; i < s->each; i++)
-        value = load_some(value, residual + segment[i].residual, segment[i].mask);
+    for (int i = 0; i < s->each_residual; i++)
+        value = load_some(value, residual + segment[i].at, segment[i].mask);
     return value;
 }
 
@@ -45,51 +55,79 @@ INLINE void finish_real(const struct product *p, const struct segments *s, float
     put(p, s, vector, arena + p->out.base + (long)output * p->out.plane, as_words(value));
 }
 
-INLINE reals scaled(const struct product *p, words sum, float multiplier, const reals *residual)
+/* What becomes of sums of uint8: bytes, bytes with a residual, or anything that a struct product can ask for. */
+enum { BYTES, BYTES_AND_RESIDUAL, ANYTHING, ENDINGS };
+
+static int ending_of(const struct product *p)
 {
-    reals value = multiply(to_reals(sum), all_reals(multiplier));
-    if (residual)
-        value = add_reals(value, *residual);
-    if (p->wide)
-        value = min_reals(max_reals(value, all_reals(-0x1p30f)), all_reals(0x1p30f));
-    return value;
+    if (p->to_float || p->wide || p->clipped)
+        return ANYTHING;
+    return p->residual_multiplier != 0 ? BYTES_AND_RESIDUAL : BYTES;
+}
+
+/* Add a residual's byte j of each word, scaled, which is exact. It is left where it stands, but for the last, whose place has a sign: a
+   power of two in the multiplier makes up for that. */
+INLINE reals with_residual(reals value, words bytes, int j, float multiplier)
+{
+    static const float places[4] = {1, 0x1p-8f, 0x1p-16f, 1};
+    return multiply_add(to_reals(byte_at_its_place(bytes, j)), all_reals(multiplier * places[j]), value);
+}
+
+INLINE words bytes_of(words a, words b, words c, words d, int zero)
+{
+    words low = add_16(pack_16(a, b), all_16((short)zero)), high = add_16(pack_16(c, d), all_16((short)zero));
+    return shuffle_8(pack_8(low, high), TRANSPOSE);
+}
+
+static __attribute__((noinline)) void finish_anything(const struct product *p, const struct segments *s, float *arena,
+                                                      int vector, int quad, const words *sums)
+{
+    const float *m = p->multipliers + 4 * quad;
+    words levels[4], bytes = all_words(0);
+    if (p->residual_multiplier != 0)
+        bytes = get_residual(p, s, vector, arena + p->residual.base + (long)quad * p->residual.plane);
+    UNROLL for (int j = 0; j < 4; j++) {
+        reals value = multiply(to_reals(sums[j]), all_reals(m[j]));
+        if (p->to_float) {
+            if (p->clipped)
+                value = min_reals(max_reals(value, all_reals(p->low)), all_reals(p->high));
+            if (4 * quad + j < p->outputs)
+                put(p, s, vector, arena + p->out.base + (4L * quad + j) * p->out.plane, as_words(value));
+            continue;
+        }
+        if (p->residual_multiplier != 0)
+            value = with_residual(value, bytes, j, p->residual_multiplier);
+        levels[j] = to_words(min_reals(max_reals(value, all_reals(-0x1p30f)), all_reals(0x1p30f)));
+    }
+    if (p->to_float)
+        return;
+    words result = bytes_of(levels[0], levels[1], levels[2], levels[3], p->zero);
+    if (p->clipped)
+        result = min_8(max_8(result, all_8((char)(int)p->low)), all_8((char)(int)p->high));
+    put(p, s, vector, arena + p->out.base + (long)quad * p->out.plane, result);
 }
 
 /* Four outputs of a vector of pixels, from sums to bytes. */
-INLINE void finish_bytes(const struct product *p, const struct segments *s, float *arena, int vector, int quad,
-                         words a, words b, words c, words d)
+INLINE void finish_bytes(const int ending, const struct product *p, const struct segments *s, float *arena, int vector,
+                         int quad, words a, words b, words c, words d)
 {
-    const float *m = p->multipliers + 4 * quad;
-    words sums[4] = {a, b, c, d};
-    if (p->to_float) {
-        UNROLL for (int j = 0; j < 4; j++)
-            if (4 * quad + j < p->outputs) {
-                reals value = multiply(to_reals(sums[j]), all_reals(m[j]));
-                if (p->clipped)
-                    value = min_reals(max_reals(value, all_reals(p->low)), all_reals(p->high));
-                put(p, s, vector, arena + p->out.base + (4L * quad + j) * p->out.plane, as_words(value));
-            }
+    words sums[4] = {a, b, c, d}, levels[4];
+    if (ending == ANYTHING) {
+        finish_anything(p, s, arena, vector, quad, sums);
         return;
     }
-    words scaled_sums[4];
-    if (p->residual_multiplier != 0) {
-        words bytes = get_residual(p, s, vector, arena + p->residual.base + (long)quad * p->residual.plane);
-        UNROLL for (int j = 0; j < 4; j++) {
-            reals residual = add_reals(multiply(to_reals(byte_of(bytes, j)), all_reals(p->residual_multiplier)),
-                                       all_reals(p->residual_offset));
-            scaled_sums[j] = to_words(scaled(p, sums[j], m[j], &residual));
-        }
-    } else {
-        UNROLL for (int j = 0; j < 4; j++)
-            scaled_sums[j] = to_words(scaled(p, sums[j], m[j], 0));
+    const float *m = p->multipliers + 4 * quad;
+    words bytes = all_words(0);
+    if (ending == BYTES_AND_RESIDUAL)
+        bytes = get_residual(p, s, vector, arena + p->residual.base + (long)quad * p->residual.plane);
+    UNROLL for (int j = 0; j < 4; j++) {
+        reals value = multiply(to_reals(sums[j]), all_reals(m[j]));
+        if (ending == BYTES_AND_RESIDUAL)
+            value = with_residual(value, bytes, j, p->residual_multiplier);
+        levels[j] = to_words(value);
     }
-    words zero = all_16((short)p->zero);
-    words low = add_16(pack_16(scaled_sums[0], scaled_sums[1]), zero);
-    words high = add_16(pack_16(scaled_sums[2], scaled_sums[3]), zero);
-    words bytes = shuffle_8(pack_8(low, high), TRANSPOSE);
-    if (p->clipped)
-        bytes = min_8(max_8(bytes, all_8((char)(int)p->low)), all_8((char)(int)p->high));
-    put(p, s, vector, arena + p->out.base + (long)quad * p->out.plane, bytes);
+    put(p, s, vector, arena + p->out.base + (long)quad * p->out.plane,
+        bytes_of(levels[0], levels[1], levels[2], levels[3], p->zero));
 }
 
 INLINE void sparse_real(const int tile, const struct product *p, const struct segments *s, float *arena, int vector,
@@ -107,6 +145,8 @@ INLINE void sparse_real(const int tile, const struct product *p, const struct se
         }
         for (; e + 1 < end; e += 2) { /* two chains of sums: an addition waits for the one before it */
             const float *x = in + e->offset, *y = in + e[1].offset;
+            IN_REGISTER(x);
+            IN_REGISTER(y);
             reals w = all_reals(e->weight.real), v = all_reals(e[1].weight.real);
             UNROLL for (int t = 0; t < tile; t++)
                 sum[t] = multiply_add(load_reals(x + t * LANES), w, sum[t]);
@@ -147,8 +187,10 @@ INLINE void dense_real(const int tile, const struct product *p, const struct seg
         UNROLL for (int j = 0; j < SIDE; j++)
             UNROLL for (int t = 0; t < tile; t++)
                 sum[j][t] = all_reals(bias[output + j]);
-        for (int k = 0; k < p->taps; k++, w += TOGETHER) {
+        int k = 0;
+        do {
             const float *x = in + p->offsets[k];
+            IN_REGISTER(x);
             reals pixels[LARGEST_TILE];
             UNROLL for (int t = 0; t < tile; t++)
                 pixels[t] = load_reals(x + t * LANES);
@@ -157,7 +199,8 @@ INLINE void dense_real(const int tile, const struct product *p, const struct seg
                 UNROLL for (int t = 0; t < tile; t++)
                     sum[j][t] = multiply_add(pixels[t], weight, sum[j][t]);
             }
-        }
+            w += TOGETHER;
+        } while (++k < p->taps);
         UNROLL for (int j = 0; j < SIDE; j++)
             if (output + j < p->outputs)
                 UNROLL for (int t = 0; t < tile; t++)
@@ -165,7 +208,7 @@ INLINE void dense_real(const int tile, const struct product *p, const struct seg
     }
 }
 
-INLINE void sparse_bytes(const int tile, const struct product *p, const struct segments *s, float *arena, int vector,
+INLINE void sparse_bytes(const int tile, const int ending, const struct product *p, const struct segments *s, float *arena, int vector,
                          int first, int last)
 {
     const int32_t *in = (const int32_t *)arena + p->in.base + vector * LANES;
@@ -184,23 +227,27 @@ INLINE void sparse_bytes(const int tile, const struct product *p, const struct s
 #endif
             for (; e < wide; e++) {
                 const int32_t *x = in + e->offset;
+                IN_REGISTER(x);
                 words w = all_words(e->weight.bytes);
                 UNROLL for (int t = 0; t < tile; t++)
                     sum[j][t] = dot(sum[j][t], load_words(x + t * LANES), w);
             }
             for (; e < end; e++) {
                 const int32_t *x = in + e->offset;
+                IN_REGISTER(x);
                 words w = all_words(e->weight.bytes);
                 UNROLL for (int t = 0; t < tile; t++)
                     sum[j][t] = dot_wide(sum[j][t], load_words(x + t * LANES), w);
             }
+            UNROLL for (int t = 0; t < tile; t++)
+                IN_VECTOR(sum[j][t]);
         }
         UNROLL for (int t = 0; t < tile; t++)
-            finish_bytes(p, s, arena, vector + t, quad, sum[0][t], sum[1][t], sum[2][t], sum[3][t]);
+            finish_bytes(ending, p, s, arena, vector + t, quad, sum[0][t], sum[1][t], sum[2][t], sum[3][t]);
     }
 }
 
-INLINE void dense_bytes(const int tile, const struct product *p, const struct segments *s, float *arena, int vector,
+INLINE void dense_bytes(const int tile, const int ending, const struct product *p, const struct segments *s, float *arena, int vector,
                         int first, int last)
 {
     const int32_t *in = (const int32_t *)arena + p->in.base + vector * LANES;
@@ -212,8 +259,10 @@ INLINE void dense_bytes(const int tile, const struct product *p, const struct se
         UNROLL for (int j = 0; j < SIDE; j++)
             UNROLL for (int t = 0; t < tile; t++)
                 sum[j][t] = all_words(bias[output + j]);
-        for (int k = 0; k < p->taps; k++, w += TOGETHER) {
+        int k = 0;
+        do { /* there is one at least: a loop that may not run costs registers */
             const int32_t *x = in + p->offsets[k];
+            IN_REGISTER(x);
             words pixels[LARGEST_TILE];
             UNROLL for (int t = 0; t < tile; t++)
                 pixels[t] = load_words(x + t * LANES);
@@ -222,11 +271,15 @@ INLINE void dense_bytes(const int tile, const struct product *p, const struct se
                 UNROLL for (int t = 0; t < tile; t++)
                     sum[j][t] = dot_wide(sum[j][t], pixels[t], weight);
             }
-        }
+            w += TOGETHER;
+        } while (++k < p->taps);
+        UNROLL for (int j = 0; j < SIDE; j++)
+            UNROLL for (int t = 0; t < tile; t++)
+                IN_VECTOR(sum[j][t]);
         UNROLL for (int j = 0; j < SIDE; j += 4)
             if (output + j < p->outputs)
                 UNROLL for (int t = 0; t < tile; t++)
-                    finish_bytes(p, s, arena, vector + t, (output + j) / 4, sum[j][t], sum[j + 1][t], sum[j + 2][t],
+                    finish_bytes(ending, p, s, arena, vector + t, (output + j) / 4, sum[j][t], sum[j + 1][t], sum[j + 2][t],
                                  sum[j + 3][t]);
     }
 }
@@ -258,7 +311,7 @@ static void finish_one_byte(const struct product *p, float *arena, int output, i
     }
     if (p->residual_multiplier != 0) {
         float residual = (float)*byte_at(arena, &p->residual, output, pixel_residual) * p->residual_multiplier;
-        value += residual + p->residual_offset;
+        value += residual;
     }
     value = value > -0x1p30f ? (value < 0x1p30f ? value : 0x1p30f) : -0x1p30f;
     long level = _mm_cvtss_si32(_mm_set_ss(value)) + (long)p->zero;
@@ -408,33 +461,40 @@ static void lanes_of_outputs(const struct product *p, int bytes, float *arena, i
 
 /* A tile of so many vectors, with the number as a constant: it decides what is in registers. */
 typedef void tile_of(const struct product *p, const struct segments *s, float *arena, int vector, int first, int last);
-#define TILE(name, tile) \
-    static void name##_##tile(const struct product *p, const struct segments *s, float *arena, int vector, int first, \
-                              int last) \
+#define TILE(name, tile, ...) \
+    (const struct product *p, const struct segments *s, float *arena, int vector, int first, int last) \
     { \
-        name(tile, p, s, arena, vector, first, last); \
+        name(tile, ##__VA_ARGS__, p, s, arena, vector, first, last); \
     }
-#define TILES(name) TILE(name, 1) TILE(name, 2) TILE(name, 3)
-#define TABLE(name) name##_1, name##_2, name##_3
-TILES(sparse_real)
-TILE(sparse_real, 4)
-TILES(dense_real)
-TILES(sparse_bytes)
-TILES(dense_bytes)
+#define REAL(name, tile) static void name##_##tile TILE(name, tile)
+#define BYTE(name, tile) \
+    static void name##_##tile##_plain TILE(name, tile, BYTES) \
+    static void name##_##tile##_residual TILE(name, tile, BYTES_AND_RESIDUAL) \
+    static void name##_##tile##_any TILE(name, tile, ANYTHING)
+#define ENDINGS_OF(name, tile) {name##_##tile##_plain, name##_##tile##_residual, name##_##tile##_any}
+#define ALWAYS(name, tile) {name##_##tile, name##_##tile, name##_##tile}
+REAL(sparse_real, 1) REAL(sparse_real, 2) REAL(sparse_real, 3) REAL(sparse_real, 4)
+REAL(dense_real, 1) REAL(dense_real, 2) REAL(dense_real, 3)
+BYTE(sparse_bytes, 1) BYTE(sparse_bytes, 2) BYTE(sparse_bytes, 3)
+BYTE(dense_bytes, 1) BYTE(dense_bytes, 2) BYTE(dense_bytes, 3)
 #if defined(__AVX512BW__)
-TILE(sparse_real, 5) TILE(sparse_real, 6) TILE(sparse_real, 7) TILE(sparse_real, 8)
-TILE(sparse_bytes, 4) TILE(sparse_bytes, 5) TILE(sparse_bytes, 6) TILE(sparse_bytes, 7)
-static tile_of *const tiles[4][LARGEST_TILE] = {
-    {TABLE(sparse_real), sparse_real_4, sparse_real_5, sparse_real_6, sparse_real_7, sparse_real_8},
-    {TABLE(dense_real)},
-    {TABLE(sparse_bytes), sparse_bytes_4, sparse_bytes_5, sparse_bytes_6, sparse_bytes_7},
-    {TABLE(dense_bytes)},
-};
+REAL(sparse_real, 5) REAL(sparse_real, 6) REAL(sparse_real, 7) REAL(sparse_real, 8)
+BYTE(sparse_bytes, 4) BYTE(sparse_bytes, 5) BYTE(sparse_bytes, 6) BYTE(sparse_bytes, 7)
+#define MORE(of, name) of(name, 4), of(name, 5), of(name, 6), of(name, 7)
 #else
-static tile_of *const tiles[4][LARGEST_TILE] = {
-    {TABLE(sparse_real), sparse_real_4}, {TABLE(dense_real)}, {TABLE(sparse_bytes)}, {TABLE(dense_bytes)},
-};
+#define MORE(of, name)
 #endif
+static tile_of *const tiles[4][LARGEST_TILE][ENDINGS] = {
+#if defined(__AVX512BW__)
+    {ALWAYS(sparse_real, 1), ALWAYS(sparse_real, 2), ALWAYS(sparse_real, 3), MORE(ALWAYS, sparse_real),
+     ALWAYS(sparse_real, 8)},
+#else
+    {ALWAYS(sparse_real, 1), ALWAYS(sparse_real, 2), ALWAYS(sparse_real, 3), ALWAYS(sparse_real, 4)},
+#endif
+    {ALWAYS(dense_real, 1), ALWAYS(dense_real, 2), ALWAYS(dense_real, 3)},
+    {ENDINGS_OF(sparse_bytes, 1), ENDINGS_OF(sparse_bytes, 2), ENDINGS_OF(sparse_bytes, 3), MORE(ENDINGS_OF, sparse_bytes)},
+    {ENDINGS_OF(dense_bytes, 1), ENDINGS_OF(dense_bytes, 2), ENDINGS_OF(dense_bytes, 3)},
+};
 
 /* The part of `total` that piece `index` of `count` has: from *first up to *last. */
 static void part(int total, int index, int count, int *first, int *last)
@@ -458,10 +518,10 @@ INLINE void product(const struct step *step, const struct tiling *tiling, const 
     int group = tiling->kernel == 1 ? TOGETHER : 4;
     part((p->outputs + group - 1) / group, piece / tiling->pixel_pieces, tiling->channel_pieces, &first, &last);
     part(segments->vectors, piece % tiling->pixel_pieces, tiling->pixel_pieces, &from, &to);
-    tile_of *const *table = tiles[2 * bytes + tiling->kernel];
+    int ending = bytes ? ending_of(p) : 0;
     for (int count = (to - from + tiling->tile - 1) / tiling->tile; count > 0; count--) { /* tiles of equal size */
         int size = (to - from + count - 1) / count;
-        table[size - 1](p, segments, arena, from, first, last);
+        tiles[2 * bytes + tiling->kernel][size - 1][ending](p, segments, arena, from, first, last);
         from += size;
     }
 }

@@ -106,39 +106,52 @@ const char *model_error(int status)
     return status < 0 || status > MODEL_AFFINITY ? "unknown status" : texts[status];
 }
 
-/* Cut the pixels of a product into vectors, and say where the lanes of each go. Pixels of an output row are side by
-   side, but rows may have another distance in the output than in the input. */
+/* Where the lanes of each vector of a product's pixels are in a tensor with rows `pitch` apart. Pixels of an output row
+   are side by side, but rows may have another distance than in the input.
+   Returns the most segments that a vector has, or 0 without memory. */
+static int cut(const struct product *p, int width, int vectors, int pitch, struct copies copies, struct segment **list)
+{
+    int each = 0;
+    for (int fill = 0; fill < 2; fill++) {
+        for (int v = 0; v < vectors; v++) {
+            int used = 0;
+            for (int copy = 0; copy < copies.count; copy++) {
+                int shift = copies.first + copy * copies.step, start = shift / copies.step * copies.distance, last = 0;
+                int before = used;
+                for (int lane = 0; lane < width; lane++) {
+                    int pixel = v * width + lane, y = pixel / p->in.pitch, x = pixel % p->in.pitch;
+                    if (x >= p->width || y >= p->height || x - shift < 0 || x - shift >= p->width)
+                        continue;
+                    int at = start + y * pitch + x - shift - lane;
+                    if (used == before || at != last)
+                        used++;
+                    last = at;
+                    if (fill) {
+                        (*list)[(long)v * each + used - 1].mask |= 1u << lane;
+                        (*list)[(long)v * each + used - 1].at = at;
+                    }
+                }
+            }
+            if (!fill && used > each)
+                each = used;
+        }
+        if (!fill && !(*list = calloc((size_t)vectors * (each ? each : 1), sizeof **list)))
+            return 0;
+    }
+    return each;
+}
+
 static int make_segments(const struct product *p, int width, struct segments *s)
 {
     int span = (p->height - 1) * p->in.pitch + p->width;
     s->vectors = (span + width - 1) / width;
-    s->each = 0;
-    s->list = 0;
-    if (p->contiguous)
+    if (!p->contiguous && !(s->each = cut(p, width, s->vectors, p->out.pitch, p->copies, &s->list)))
+        return 0;
+    if (p->residual_multiplier == 0 || p->residual_contiguous)
         return 1;
-    for (int fill = 0; fill < 2; fill++) {
-        for (int v = 0; v < s->vectors; v++) {
-            int used = 0, last_out = 0, last_residual = 0;
-            for (int lane = 0; lane < width; lane++) {
-                int pixel = v * width + lane, y = pixel / p->in.pitch, x = pixel % p->in.pitch;
-                if (x >= p->width || y >= p->height)
-                    continue;
-                int out = y * p->out.pitch + x - lane, residual = y * p->residual.pitch + x - lane;
-                if (!used || out != last_out || residual != last_residual)
-                    used++;
-                last_out = out, last_residual = residual;
-                if (fill) {
-                    struct segment *segment = s->list + (long)v * s->each + used - 1;
-                    segment->mask |= 1u << lane, segment->out = out, segment->residual = residual;
-                }
-            }
-            if (used > s->each && !fill)
-                s->each = used;
-        }
-        if (!fill && !(s->list = calloc((size_t)s->vectors * s->each, sizeof *s->list)))
-            return 0;
-    }
-    return 1;
+    struct copies single = {1, 0, 1, 0};
+    s->each_residual = cut(p, width, s->vectors, p->residual.pitch, single, &s->residual);
+    return s->each_residual > 0;
 }
 
 static int pieces_of(const struct model *m, int step)
@@ -458,8 +471,10 @@ void model_destroy(model *m)
     for (int i = 1; i <= m->started; i++)
         pthread_join(m->workers[i].thread, 0);
     if (m->segments)
-        for (int i = 0; i < STEPS; i++)
+        for (int i = 0; i < STEPS; i++) {
             free(m->segments[i].list);
+            free(m->segments[i].residual);
+        }
     free(m->segments);
     free(m->tiling);
     free(m->next);

@@ -19,12 +19,20 @@ struct grid {
     int32_t planes, rows, columns;
 };
 
+/* A tensor that is there several times: where copy i has place x, there is pixel x + first + i * step. So a convolution
+   reads along whole cache lines wherever its window is. Copies are `distance` apart; views show the one without shift. */
+struct copies {
+    int32_t count, first, step, distance;
+};
+
 /* A convolution. Input pixels of output pixel (y, x) are at constant distances from `in.base + y * in.pitch + x`. */
 struct product {
     struct view in, out, residual;
     int32_t height, width;    /* of the output */
     int32_t outputs;          /* channels of the output */
     int32_t contiguous;       /* every vector of pixels is stored whole */
+    int32_t residual_contiguous;
+    struct copies copies;     /* of the output */
     int32_t wide;             /* sums may leave the range of int32 after scaling: limit them first */
     int32_t to_float;         /* uint8 to FP32 */
     int32_t clipped;          /* there are limits beyond those of uint8 */
@@ -35,7 +43,7 @@ struct product {
     const void *weights;      /* sparse: struct entry; dense: a word for each of four outputs, product by product */
     const void *bias;         /* outputs rounded up to four: FP32 or int32 */
     const float *multipliers; /* uint8: outputs rounded up to four */
-    float residual_multiplier, residual_offset, low, high;
+    float residual_multiplier, low, high;
     int32_t zero;             /* of a uint8 output */
 };
 
@@ -107,16 +115,16 @@ struct step {
     struct tiling tiling[SETS];
 };
 
-/* Where a vector of output pixels goes: lanes of `mask` to `out` on, with the residual from `residual` on. */
+/* Where lanes of a vector of pixels are: those of `mask` from `at` on. */
 struct segment {
     uint32_t mask;
-    int32_t out, residual;
+    int32_t at;
 };
 
-/* Vectors of a product's pixels, and the segments of each. */
+/* Vectors of a product's pixels: the segments of each in the output, and in the residual. */
 struct segments {
-    int32_t vectors, each;
-    struct segment *list;
+    int32_t vectors, each, each_residual;
+    struct segment *list, *residual;
 };
 
 /* What a thread computes with: memory for the activations of a sample, and where the sample is. */

@@ -33,7 +33,8 @@ enum { LANES = 16 };
 #define all_8(x) _mm512_set1_epi8(x)
 #define max_8(a, b) _mm512_max_epu8(a, b)
 #define min_8(a, b) _mm512_min_epu8(a, b)
-#define byte_of(v, j) _mm512_and_si512(_mm512_srli_epi32(v, 8 * (j)), _mm512_set1_epi32(255))
+#define byte_at_its_place(v, j) \
+    ((j) == 3 ? _mm512_srli_epi32(v, 24) : _mm512_and_si512(v, _mm512_set1_epi32(0xff << 8 * ((j) & 3))))
 #define TRANSPOSE _mm512_broadcast_i32x4(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15))
 #define shuffle_8(v, by) _mm512_shuffle_epi8(v, by)
 #define store_some(p, mask, v) _mm512_mask_storeu_epi32(p, (__mmask16)(mask), v)
@@ -45,7 +46,12 @@ enum { LANES = 16 };
 #define multiply_words(a, b) _mm512_mullo_epi32(a, b)
 #define COUNTING _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15)
 #if defined(__AVX512VNNI__)
-#define dot(sum, x, w) _mm512_dpbusd_epi32(sum, x, w)
+/* In assembler, since compilers know the instruction too well: gcc 12 copies sums from register to register for it. */
+static inline __attribute__((always_inline)) words dot(words sum, words x, words w)
+{
+    __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(x), "v"(w));
+    return sum;
+}
 #else
 #define PAIRS 1
 #define dot(sum, x, w) \
@@ -85,7 +91,8 @@ enum { LANES = 8 };
 #define all_8(x) _mm256_set1_epi8(x)
 #define max_8(a, b) _mm256_max_epu8(a, b)
 #define min_8(a, b) _mm256_min_epu8(a, b)
-#define byte_of(v, j) _mm256_and_si256(_mm256_srli_epi32(v, 8 * (j)), _mm256_set1_epi32(255))
+#define byte_at_its_place(v, j) \
+    ((j) == 3 ? _mm256_srli_epi32(v, 24) : _mm256_and_si256(v, _mm256_set1_epi32(0xff << 8 * ((j) & 3))))
 #define TRANSPOSE \
     _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15))
 #define shuffle_8(v, by) _mm256_shuffle_epi8(v, by)
@@ -102,7 +109,11 @@ enum { LANES = 8 };
 #define multiply_words(a, b) _mm256_mullo_epi32(a, b)
 #define COUNTING _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7)
 #if defined(__AVXVNNI__)
-#define dot(sum, x, w) _mm256_dpbusd_avx_epi32(sum, x, w)
+static inline __attribute__((always_inline)) words dot(words sum, words x, words w)
+{
+    __asm__("%{vex%} vpdpbusd %2, %1, %0" : "+x"(sum) : "x"(x), "x"(w));
+    return sum;
+}
 #else
 #define PAIRS 1
 #define dot(sum, x, w) \
