@@ -306,6 +306,7 @@ class _Emitter:
         integer = any(step.kind == "PRODUCT_U8" for step in layout.steps)
         yield f"enum {{ STEPS = {len(steps)}, BORDERS = {len(layout.borders)} }};"
         yield f"#define ARENA {layout.words + 16 & ~15}L"
+        yield f"enum {{ SLACK = {_slack(layout)} }}; /* words before and after memory that loads may touch */"
         yield "static const struct step steps[STEPS] = {"
         yield from steps
         yield "};"
@@ -333,6 +334,12 @@ class _Emitter:
         yield f"    {_text('int8' if integer else 'fp32')}, {_text(' '.join(sets))},"
         yield f"    {len(network.inputs)}, inputs, {len(network.outputs)}, outputs, STEPS, {len(self.weights)}L,"
         yield "    ARENA * 4,\n};"
+
+
+def _slack(layout: Layout) -> int:
+    """What is loaded beyond a tensor: a tile, or a vector of windows that are far apart."""
+    steps = (step.layer.window.strides[1] for step in layout.steps if isinstance(step.layer, Pool))
+    return 4096 + 16 * max(steps, default=0)
 
 
 def _pieces(step: Step) -> int:

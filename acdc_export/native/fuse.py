@@ -61,7 +61,8 @@ _FUNCTIONS: dict[str, tuple[tuple[str, float], ...]] = {  # with attributes and 
     "Neg": (),
 }
 _ELEMENTWISE = {*_FUNCTIONS, *_BINARY, "Relu", "Clip"}
-_MOST_BIAS = 2**30  # in steps of a product: as much again is left for the products that are added to it
+_MOST_BIAS = 2**29  # in steps of a product, that of the input's zero point not included, which is a sum of products
+_MOST_PRODUCTS = 2**29  # so all sums fit into int32
 OPERATORS = sorted(
     {*_SAME, *_MOVES, *_PRODUCTS, *_ELEMENTWISE}
     | {"BatchNormalization", "Concat", "GlobalAveragePool", "GlobalMaxPool", "MaxPool", "AveragePool", "ReduceMean"}
@@ -76,7 +77,17 @@ def fuse(graph: Graph) -> Network:
     Raises:
         GraphError: an operator that isn't known, or one that is used in a way that isn't; names operator and node.
     """
-    return _Fuser(graph).run()
+    with np.errstate(all="ignore"):  # what isn't finite is told at the end
+        return _Fuser(graph).run()
+
+
+def _check_finite(layer: AnyLayer) -> None:
+    """Constants are finite, but what was computed of them may not be: divisions by zero, negative variances."""
+    for name, value in vars(layer).items():
+        if isinstance(value, np.ndarray) and value.dtype.kind == "f" and not np.isfinite(value).all():
+            raise GraphError(
+                f"{layer.operator} ({layer.name}) has {name} that are not finite.", "Train or export it anew."
+            )
 
 
 class _NotThis(Exception):
@@ -114,6 +125,8 @@ class _Fuser:
             pending += [read for step in (*own, layer) for read in step.inputs if read not in made]
         ordered = sorted(self.layers, key=lambda name: self.positions[name])
         layers = [step for name in ordered for step in (*self.extra.get(name, []), self.layers[name])]
+        for layer in layers:
+            _check_finite(layer)
         return Network(tuple(layers), self.tensors, self.graph.inputs, tuple(outputs))
 
     # Values.
@@ -188,6 +201,8 @@ class _Fuser:
                 f"{node} isn't uint8 with a single scale and zero point.",
                 "Quantize activations for each tensor to uint8, as --precision int8 does.",
             )
+        if not 0 < float(scale.reshape(())) < INFINITY:
+            raise GraphError(f"{node} has the scale {float(scale.reshape(()))}.", "Quantize the network anew.")
         return Quantized(float(scale.reshape(())), int(zero.reshape(())))
 
     # Layers.
@@ -288,12 +303,13 @@ class _Fuser:
             if shapes[0] != shapes[1] or operands[0] == operands[1]:
                 return None
             choices = [
-                (self.positions[operand], found, operands[1 - at])
+                (self.positions[operand], candidate, operands[1 - at])
                 for at, operand in enumerate(operands)
                 if operand in self.producers
                 and self.single(node.inputs[at])
-                and (found := self.linear(operand)) is not None
-                and (found.integer or onto is None)
+                and (candidate := self.linear(operand)) is not None
+                and candidate.integer == (onto is not None)
+                and (onto is None or self.dequantized(operands[1 - at]) is not None)
             ]
             if not choices:
                 return None
@@ -380,8 +396,7 @@ class _Fuser:
         addend = None
         if residual:
             added = self.dequantized(residual)
-            if added is None or onto is None:
-                raise _NotThis
+            assert added is not None  # else it would be another layer
             inputs.append(self.quantized_tensor(*added))
             addend = _of_16_bits(added[1].scale / scale)
             linear.offsets = linear.offsets - added[1].zero * addend * scale
@@ -777,10 +792,13 @@ class _Linear:
         linear = cls(node, source, shaped, offsets.copy(), window, groups)
         linear.multipliers *= alpha
         outputs = 1 if transposed else 0
-        if kept is None or fuser.dequantized(source) is None:
+        if kept is None or fuser.dequantized(source) is None or (kept.scales < 0).any():
             return linear
+        stored = _kernel(kept.array.T if transposed else kept.array)
+        if np.abs(stored.reshape(len(shaped), -1).astype(np.int64)).sum(1).max() * 255 > _MOST_PRODUCTS:
+            return linear  # computed in FP32
         if kept.scales.size == 1 or (kept.scales.size == len(shaped) and kept.axis == outputs):
-            linear.stored = _kernel(kept.array.T if transposed else kept.array)
+            linear.stored = stored
             linear.scales = np.broadcast_to(kept.scales.astype(np.float64).reshape(-1), len(shaped)).copy()
         return linear
 

@@ -6,6 +6,7 @@ for the batch, set to 1 here, and left out of the shapes of the stages that foll
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,8 @@ from onnx.reference import ReferenceEvaluator
 from ..errors import GraphError
 
 _ROUNDS = 8  # of inferring shapes and computing constants of them; a network's head needs two
-_FOLDED_UP_TO = 2**28  # bytes of a computed constant: no weight is larger, and a hostile file may ask for anything
+_MOST_COMPUTED = 2**33  # bytes of all computed constants: several times what the largest networks have in weights
+_SMALL = 64  # values of a constant that a shape may depend on
 
 
 _QUANTIZING_OPSET = 21  # onnx evaluates no older QuantizeLinear and DequantizeLinear; those mean the same
@@ -73,6 +75,8 @@ def read(path: Path) -> Graph:
     opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
     if not opset >= 11:
         raise GraphError(f"{path}: opset {opset} is older than 11.", "Convert it: onnx.version_converter.")
+    if model.graph.sparse_initializer or model.functions:
+        raise GraphError(f"{path} has sparse tensors or functions of its own.", "Export it without: zeros are found here.")
     constants = {tensor.name: _array(tensor, path) for tensor in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in constants]
     for value in (*inputs, *model.graph.output):
@@ -81,11 +85,12 @@ def read(path: Path) -> Graph:
     for value in inputs:
         _fix_batch(value)
     integers: dict[str, Integers] = {}
+    budget = _Budget(_MOST_COMPUTED)
     nodes = [_node(proto, index) for index, proto in enumerate(model.graph.node)]
     shapes: dict[str, tuple[int, ...]] = {}
     for _ in range(_ROUNDS):
         shapes = _shapes(model, path)
-        remaining = list(_compute(nodes, model, constants, integers, shapes, opset))
+        remaining = list(_compute(nodes, model, constants, integers, shapes, opset, budget))
         done = len(remaining) == len(nodes)
         nodes = remaining
         if done:
@@ -118,8 +123,12 @@ def _load(path: Path) -> onnx.ModelProto:
 
 
 def _array(tensor: onnx.TensorProto, path: Path) -> NDArray[Any]:
-    array: NDArray[Any] = numpy_helper.to_array(tensor, str(path.parent))
-    return array.astype(np.float32) if array.dtype in (np.float16, np.float64) else array
+    try:
+        array: NDArray[Any] = numpy_helper.to_array(tensor, str(path.parent))
+    except Exception as error:  # data that is not there, or not as long as the shape says
+        raise GraphError(f"{path}: the constant {tensor.name} can't be read: {error}", "Export it anew.") from error
+    with np.errstate(over="ignore"):  # what becomes infinite is refused with what is
+        return array.astype(np.float32) if array.dtype in (np.float16, np.float64) else array
 
 
 def _check_type(value: onnx.ValueInfoProto) -> None:
@@ -178,6 +187,11 @@ def _node(proto: onnx.NodeProto, index: int) -> Node:
             f"The operator {proto.domain}.{proto.op_type} ({name}) is not one of ONNX's own.",
             "The target native compiles standard operators of convolutional networks.",
         )
+    if any(attribute.type in (attribute.GRAPH, attribute.GRAPHS) for attribute in proto.attribute):
+        raise GraphError(
+            f"The operator {proto.op_type} ({name}) decides by its inputs what is computed.",
+            "Export the network without control flow, in evaluation mode.",
+        )
     attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in proto.attribute}
     return Node(proto.op_type, name, tuple(proto.input), tuple(proto.output), attributes)
 
@@ -205,8 +219,12 @@ def _infer(model: onnx.ModelProto, path: Path) -> dict[str, tuple[int, ...]]:
         raise GraphError(
             f"{path}: shapes don't fit together: {reason}", "Export it anew, with a batch of 1."
         ) from error
+    return _shapes_of(inferred)
+
+
+def _shapes_of(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
     shapes = {}
-    graph = inferred.graph
+    graph = model.graph
     for value in (*graph.input, *graph.value_info, *graph.output):
         tensor = value.type.tensor_type
         sizes = tuple(dimension.dim_value for dimension in tensor.shape.dim)
@@ -264,6 +282,7 @@ def _compute(
     integers: dict[str, Integers],
     shapes: dict[str, tuple[int, ...]],
     opset: int,
+    budget: _Budget,
 ) -> Iterator[Node]:
     """Compute into `constants` what is constant; yield the nodes that are left."""
     protos = {proto.output[0]: proto for proto in model.graph.node if proto.output}
@@ -271,17 +290,54 @@ def _compute(
         if node.operator == "Shape" and node.inputs[0] in shapes and node.inputs[0] not in constants:
             first = node.attributes.get("start", 0)
             constants[node.outputs[0]] = np.array(shapes[node.inputs[0]][first : node.attributes.get("end")], np.int64)
-        elif all(name in constants for name in node.inputs if name) and _size(node, shapes) <= _FOLDED_UP_TO:
-            _note_integers(node, constants, integers)
-            proto = protos[node.outputs[0]]
-            values = _evaluate(proto, {name: constants[name] for name in node.inputs if name}, opset)
-            constants.update(zip(node.outputs, values, strict=True))
-        else:
+            continue
+        if not all(name in constants for name in node.inputs if name) or not node.outputs:
             yield node
+            continue
+        values = {name: constants[name] for name in node.inputs if name}
+        single = _single(protos[node.outputs[0]], values, opset)
+        if not budget.take(_size(node, single, values, shapes)):
+            yield node
+            continue
+        _note_integers(node, constants, integers)
+        constants.update(zip(node.outputs, _evaluate(single, values), strict=True))
 
 
-def _size(node: Node, shapes: dict[str, tuple[int, ...]]) -> int:
-    return max((4 * int(np.prod(shapes.get(name, (1,)), dtype=object)) for name in node.outputs), default=0)
+@dataclass
+class _Budget:
+    """Bytes that constants may still take: a hostile file may ask for anything."""
+
+    left: int
+
+    def take(self, size: int) -> bool:
+        if size > self.left:
+            return False
+        self.left -= size
+        return True
+
+
+def _single(proto: onnx.NodeProto, values: dict[str, NDArray[Any]], opset: int) -> onnx.ModelProto:
+    """A model of one operator that reads constants."""
+    graph = helper.make_graph(
+        [proto],
+        "constant",
+        [helper.make_tensor_value_info(name, _type(array), array.shape) for name, array in values.items()],
+        [helper.make_empty_tensor_value_info(name) for name in proto.output],
+    )
+    if proto.op_type in ("QuantizeLinear", "DequantizeLinear"):
+        opset = max(opset, _QUANTIZING_OPSET)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
+
+
+def _size(node: Node, single: onnx.ModelProto, values: dict[str, NDArray[Any]], shapes: dict[str, Any]) -> int:
+    """Bytes of a node's outputs, about. Where its inputs' values decide, they are inferred from those."""
+    if not all(name in shapes for name in node.outputs if name):
+        copy = onnx.ModelProto()
+        copy.CopyFrom(single)
+        small = {name: array for name, array in values.items() if array.size <= _SMALL}
+        copy.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in small.items())
+        shapes = _shapes_of(shape_inference.infer_shapes(copy, data_prop=True))
+    return max((8 * math.prod(shapes.get(name, (1,))) for name in node.outputs), default=0)
 
 
 def _note_integers(node: Node, constants: dict[str, NDArray[Any]], integers: dict[str, Integers]) -> None:
@@ -295,23 +351,14 @@ def _note_integers(node: Node, constants: dict[str, NDArray[Any]], integers: dic
     integers[node.outputs[0]] = Integers(array, scales, axis)
 
 
-def _evaluate(proto: onnx.NodeProto, values: dict[str, NDArray[Any]], opset: int) -> list[NDArray[Any]]:
-    if proto.op_type == "DequantizeLinear":  # onnx's evaluator knows it from 19 on; it meant the same before
-        opset = max(opset, 19)
-    graph = helper.make_graph(
-        [proto],
-        "constant",
-        [helper.make_tensor_value_info(name, _type(array), array.shape) for name, array in values.items()],
-        [helper.make_empty_tensor_value_info(name) for name in proto.output],
-    )
-    if proto.op_type in ("QuantizeLinear", "DequantizeLinear"):
-        opset = max(opset, _QUANTIZING_OPSET)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
+def _evaluate(single: onnx.ModelProto, values: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
     try:
-        return list(ReferenceEvaluator(model).run(None, values))
+        return list(ReferenceEvaluator(single).run(None, values))
     except Exception as error:
+        (proto,) = single.graph.node
+        reason = f"{type(error).__name__}: {error}"
         raise GraphError(
-            f"The constant {proto.output[0]} can't be computed: {proto.op_type} raised {type(error).__name__}: {error}",
+            f"The constant {proto.output[0]} can't be computed: {proto.op_type} raised {reason}",
             "Fold constants in the exporter, and export it anew.",
         ) from error
 

@@ -21,6 +21,7 @@ An argument of `rne` beyond ±2^30 is limited to that first, so that it always f
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
@@ -51,7 +52,7 @@ class Tensor:
     @property
     def size(self) -> int:
         """Values of a sample."""
-        return int(np.prod(self.shape))
+        return math.prod(self.shape)
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import GraphError
 from .layers import (
     Affine,
     AnyLayer,
@@ -39,6 +40,8 @@ from .layers import (
 )
 
 _LINE = 16  # words of a cache line
+_MOST_WORDS = 2**29  # distances are 32 bits wide, and some are added
+_SMALLER = f"The target native has {_MOST_WORDS * 4 // 2**30} GiB for the activations of a sample."
 _MOST_COPIES = 5  # of a tensor, shifted against each other
 _MOST_WORDS = 2**18  # of all copies, half of a level 2 cache of 2 MB
 _SPARE = 1.2  # so much longer may rows become to fill cache lines
@@ -119,8 +122,18 @@ class Layout:
 
 
 def lay_out(network: Network) -> Layout:
-    """Return the steps of a network, and where each of its tensors lies."""
-    return _Builder(unflattened(network)).run()
+    """Return the steps of a network, and where each of its tensors lies.
+
+    Raises:
+        GraphError: it takes more memory than can be addressed.
+    """
+    for tensor in network.tensors.values():
+        if tensor.size > _MOST_WORDS:
+            raise GraphError(f"The tensor {tensor.name} has {tensor.size:,} values for a sample.", _SMALLER)
+    layout = _Builder(unflattened(network)).run()
+    if layout.words > _MOST_WORDS:
+        raise GraphError(f"A sample takes {layout.words * 4 / 2**30:,.0f} GiB of memory.", _SMALLER)
+    return layout
 
 
 def unflattened(network: Network) -> Network:

@@ -15,7 +15,7 @@
 #include <string.h>
 #include <time.h>
 
-enum { LOOKS = 2000, MOST_THREADS = 1024, SLACK = 4096 }; /* words before and after memory that loads may touch */
+enum { LOOKS = 2000, MOST_THREADS = 1024 };
 
 struct worker {
     struct model *model;
