@@ -81,7 +81,7 @@ def compile(
                 chosen = plans.guess(layout, sets, threads)
             source = emit(layout, chosen, stem.name, stem.name, digest)
             build(source, folder, chosen.instruction_sets)
-            chosen.save(folder / f"{stem.name}.plan.json", _about(layout, source))
+            chosen.save(folder / f"{stem.name}.plan.json", layout, _about(layout, source))
             for suffix in _SUFFIXES:
                 (folder / f"{stem.name}{suffix}").replace(_with(stem, suffix))
     except OSError as error:

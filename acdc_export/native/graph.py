@@ -76,7 +76,7 @@ def read(path: Path) -> Graph:
     if not opset >= 11:
         raise GraphError(f"{path}: opset {opset} is older than 11.", "Convert it: onnx.version_converter.")
     if model.graph.sparse_initializer or model.functions:
-        raise GraphError(f"{path} has sparse tensors or functions of its own.", "Export it without: zeros are found here.")
+        raise GraphError(f"{path} has sparse tensors or functions of its own.", "Export it without them.")
     constants = {tensor.name: _array(tensor, path) for tensor in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in constants]
     for value in (*inputs, *model.graph.output):

@@ -6,6 +6,7 @@ without measuring; `tune.py` measures.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -31,7 +32,9 @@ LARGEST_TILE = {  # vectors of pixels, by width of vectors: FP32 sparse, dense; 
 OUTPUTS = {SPARSE: 4, DENSE: 8, SINGLE: 4, LANES: 16}
 """Outputs that a kernel computes together; pieces are cut between those."""
 
-_SCHEMA = 1
+_SCHEMA = 2
+_MOST_PIECES = 4096
+_WITHOUT = "Compile without a plan."
 _DENSE_FROM = {False: 0.5, True: 0.35}  # density, uint8 or not, from which dense kernels are likely faster
 
 
@@ -61,9 +64,24 @@ class Plan:
     measured_on: str | None = None
     threads: int = 1
 
-    def save(self, path: Path, extra: Mapping[str, Any]) -> None:
-        content = {"schema": _SCHEMA, **asdict(self), **extra}
+    def save(self, path: Path, layout: Layout, extra: Mapping[str, Any]) -> None:
+        content = {"schema": _SCHEMA, "network": _signature(layout), **asdict(self), **extra}
         path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def _signature(layout: Layout) -> str:
+    """What a plan depends on: the steps and their shapes, not the values of weights."""
+    steps = [
+        (
+            step.kind,
+            *(
+                [*storage.tensor.shape, *storage.view]
+                for storage in (*step.reads, *([step.writes] if step.writes else []))
+            ),
+        )
+        for step in layout.steps
+    ]
+    return hashlib.sha256(json.dumps(steps).encode()).hexdigest()
 
 
 def load(path: Path, layout: Layout) -> Plan:
@@ -75,34 +93,50 @@ def load(path: Path, layout: Layout) -> Plan:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["schema"] != _SCHEMA:
-            raise GraphError(f"{path} has schema {content['schema']}.", "Compile without a plan.")
+            raise GraphError(f"{path} has schema {content['schema']}.", _WITHOUT)
+        if content["network"] != _signature(layout):
+            raise GraphError(f"{path} is a plan of another network.", _WITHOUT)
         choices = {
-            int(at): Choice(
-                int(choice["kernel"]), {name: Tiling(**tiling) for name, tiling in choice["tilings"].items()}
-            )
+            int(at): Choice(choice["kernel"], {name: Tiling(**tiling) for name, tiling in choice["tilings"].items()})
             for at, choice in content["choices"].items()
         }
-        plan = Plan(tuple(content["instruction_sets"]), choices, content["measured_on"], int(content["threads"]))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise GraphError(f"{path} is not a plan: {error}.", "Compile without a plan.") from error
-    products = {at for at, step in enumerate(layout.steps) if is_product(step)}
-    if set(plan.choices) != products or not set(plan.instruction_sets) <= set(INSTRUCTION_SETS):
-        raise GraphError(f"{path} is a plan of another network.", "Compile without a plan.")
-    for at, choice in plan.choices.items():
-        _check(path, layout.steps[at], choice, plan.instruction_sets)
+        plan = Plan(tuple(content["instruction_sets"]), choices, content["measured_on"], content["threads"])
+        fits = _fits(plan, layout)
+    except OSError as error:
+        raise GraphError(f"{path} can't be read: {error.strerror or error}.", _WITHOUT) from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise GraphError(f"{path} is not a plan: {type(error).__name__} {error}.", _WITHOUT) from error
+    if not fits:
+        raise GraphError(f"{path} has choices that can't be.", _WITHOUT)
     return plan
 
 
-def _check(path: Path, step: Step, choice: Choice, instruction_sets: Iterable[str]) -> None:
-    """A plan decides what generated code does without looking again, so nothing in it is taken on trust."""
-    fits = choice.kernel in kernels(step)
-    for name in instruction_sets:
-        tiling = choice.tilings.get(name)
-        fits = fits and tiling is not None and 1 <= tiling.pixel_pieces <= 4096 and 1 <= tiling.channel_pieces <= 4096
-        if fits and tiling is not None and choice.kernel in (SPARSE, DENSE):
-            fits = 1 <= tiling.tile <= LARGEST_TILE[width(name)][is_integer(step), choice.kernel]
-    if not fits:
-        raise GraphError(f"{path} has no usable choice for {step.name}.", "Compile without a plan.")
+def _fits(plan: Plan, layout: Layout) -> bool:
+    """Whether a plan can be followed: generated code does so without looking again."""
+    sets = plan.instruction_sets
+    products = {at: step for at, step in enumerate(layout.steps) if is_product(step)}
+    return (
+        sets == tuple(name for name in INSTRUCTION_SETS if name in sets) != ()
+        and plan.measured_on in (None, *sets)
+        and _within(plan.threads, 1024)
+        and set(plan.choices) == set(products)
+        and all(_suits(choice, products[at], name) for at, choice in plan.choices.items() for name in sets)
+    )
+
+
+def _suits(choice: Choice, step: Step, instruction_set: str) -> bool:
+    tiling = choice.tilings[instruction_set]
+    if type(choice.kernel) is not int or choice.kernel not in kernels(step):
+        return False
+    largest = 1
+    if choice.kernel in (SPARSE, DENSE):
+        largest = LARGEST_TILE[width(instruction_set)][is_integer(step), choice.kernel]
+    pieces = tiling.pixel_pieces, tiling.channel_pieces
+    return _within(tiling.tile, largest) and all(_within(count, _MOST_PIECES) for count in pieces)
+
+
+def _within(number: object, most: int) -> bool:
+    return type(number) is int and 1 <= number <= most
 
 
 def is_product(step: Step) -> bool:

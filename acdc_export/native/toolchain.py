@@ -30,7 +30,7 @@ _FLAGS = (
 _LINK = ("-shared", "-pthread", "-Wl,-z,noexecstack", "-Wl,--build-id=none")
 _AVX2 = ("-mavx2", "-mfma")
 _AVX512 = (*_AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mprefer-vector-width=512")
-_MACHINE = {
+MACHINE: dict[str, tuple[str, ...]] = {  # flags of the kernels of an instruction set
     "avx512_vnni": (*_AVX512, "-mavx512vnni"),
     "avx512": _AVX512,
     "avx2_vnni": (*_AVX2, "-mavxvnni"),
@@ -54,7 +54,10 @@ def compiler() -> list[str]:
     """
     named = os.environ.get("CC")
     if named:
-        command = shlex.split(named)
+        try:
+            command = shlex.split(named)
+        except ValueError:  # a quote that isn't closed
+            command = []
         if not command or shutil.which(command[0]) is None:
             raise CompilerMissing(f"The variable CC names a C compiler that is not there: {named}.", "Unset CC.")
         return command
@@ -83,7 +86,7 @@ def build(source: Source, folder: Path, instruction_sets: Sequence[str], extra: 
 
     def kernel_object(name: str) -> Path:
         path = folder / f"{name}.o"
-        job = [*command, f"-DSET={INSTRUCTION_SETS.index(name)}", *_MACHINE[name], "-c", f"./{kernels.name}"]
+        job = [*command, f"-DSET={INSTRUCTION_SETS.index(name)}", *MACHINE[name], "-c", f"./{kernels.name}"]
         key = hashlib.sha256("\0".join([*job, source.kernels]).encode()).hexdigest()
         if (content := compiled_kernels.get(key)) is None:
             _run([*job, "-o", path.name], folder)
