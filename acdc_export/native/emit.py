@@ -324,11 +324,13 @@ class _Emitter:
         yield "static const char *const set_names[SETS] = {" + ", ".join(map(_text, INSTRUCTION_SETS)) + "};"
         for at, name in enumerate(INSTRUCTION_SETS):
             if name in sets:
-                yield f"run_piece run_piece_{at};\nextern const int lanes_{at};"
+                yield f"run_piece run_piece_{at};\nhas_tile has_tile_{at};\nextern const int lanes_{at};"
         runners = (f"run_piece_{at}" if name in sets else "0" for at, name in enumerate(INSTRUCTION_SETS))
         widths = (f"&lanes_{at}" if name in sets else "0" for at, name in enumerate(INSTRUCTION_SETS))
+        tiles = (f"has_tile_{at}" if name in sets else "0" for at, name in enumerate(INSTRUCTION_SETS))
         yield "#define RUNNERS " + ", ".join(runners)
         yield "#define LANES_OF_SETS " + ", ".join(widths)
+        yield "#define TILES_OF_SETS " + ", ".join(tiles)
         yield "static const model_description description = {"
         yield f"    MODEL_ABI, {_text(self.title)}, {_text(self.digest)}, {_text(__version__)},"
         yield f"    {_text('int8' if integer else 'fp32')}, {_text(' '.join(sets))},"

@@ -22,7 +22,7 @@ from ..errors import RuntimeUnavailable
 from .emit import Source
 from .plan import INSTRUCTION_SETS
 
-_FLAGS = (
+FLAGS = (
     "-std=gnu11", "-O3", "-fPIC", "-fvisibility=hidden", "-pthread",
     "-ffp-contract=off",  # what uint8 becomes is defined operation by operation
     "-fno-math-errno", "-fno-trapping-math", "-fno-semantic-interposition",
@@ -79,7 +79,7 @@ def build(source: Source, folder: Path, instruction_sets: Sequence[str], extra: 
         CompilerMissing: there is no compiler.
         RuntimeUnavailable: it failed.
     """
-    command, folder = [*compiler(), *_FLAGS, *extra], folder.resolve()
+    command, folder = [*compiler(), *FLAGS, *extra], folder.resolve()
     program, library = source.write(folder), folder / f"{source.stem}.so"
     kernels = folder / "kernels.c"  # a name that is the same for all networks: it gets into the object
     kernels.write_text(source.kernels, encoding="utf-8")

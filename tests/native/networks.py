@@ -155,6 +155,9 @@ class Net:
     def flatten(self, x: str) -> str:
         return self.node("Flatten", [x], (int(np.prod(self.shapes[x])),))
 
+    def reshape(self, x: str, *shape: int) -> str:
+        return self.node("Reshape", [x, self.constant(np.array([0, *shape], np.int64))], shape)
+
     def pad(self, x: str, before: Sequence[int], after: Sequence[int], value: float = 0.0) -> str:
         channels, *sizes = self.shapes[x]
         pads = self.constant(np.array([0, 0, *before, 0, 0, *after], np.int64))

@@ -137,6 +137,18 @@ def _pad(draw: st.DrawFn, net: Net, x: str) -> str:
     return net.point(y, same=x)
 
 
+def _reshape(draw: st.DrawFn, net: Net, x: str) -> str:
+    channels, *sizes = net.shapes[x]
+    if len(sizes) == 1:
+        shape = draw(st.sampled_from(((sizes[0], channels), (channels, sizes[0], 1), (1, channels, sizes[0]))))
+    else:
+        height, width = sizes
+        shape = draw(
+            st.sampled_from(((height, channels, width), (channels * height, width), (width, channels * height)))
+        )
+    return net.point(net.reshape(x, *shape), same=x)
+
+
 def _channels(draw: st.DrawFn, net: Net, x: str) -> str:
     kind = draw(st.sampled_from(("norm", "Mul", "Add", "Sub")))
     return _activation(draw, net, net.batch_norm(x) if kind == "norm" else net.per_channel(kind, x))
@@ -148,7 +160,7 @@ def _pair(draw: st.DrawFn, net: Net, x: str) -> str:
     return net.point(net.function(y, "Relu") if draw(st.booleans()) else y)
 
 
-_BLOCKS = (_conv, _conv, _conv, _residual, _pool, _whole, _gate, _join, _pad, _channels, _pair)
+_BLOCKS = (_conv, _conv, _conv, _residual, _pool, _whole, _gate, _join, _pad, _reshape, _channels, _pair)
 
 
 @st.composite

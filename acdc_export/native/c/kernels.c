@@ -33,3 +33,9 @@ void NAMED(run_piece_, SET)(const struct step *step, const struct tiling *tiling
     }
 }
 const int NAMED(lanes_, SET) = LANES;
+
+/* Whether there are tiles of so many vectors. */
+int NAMED(has_tile_, SET)(int bytes, int kernel, int tile)
+{
+    return tile >= 1 && (kernel > 1 || (tile <= LARGEST_TILE && tiles[2 * bytes + kernel][tile - 1][0]));
+}

@@ -15,7 +15,7 @@
 #include <string.h>
 #include <time.h>
 
-enum { LOOKS = 2000, MOST_THREADS = 1024 };
+enum { LOOKS = 2000, MOST_THREADS = 1024, MOST_PIECES = 4096 };
 
 struct worker {
     struct model *model;
@@ -52,6 +52,7 @@ struct model {
 
 static run_piece *const runners[SETS] = {RUNNERS};
 static const int *const lanes[SETS] = {LANES_OF_SETS};
+static has_tile *const tile_exists[SETS] = {TILES_OF_SETS};
 
 static int has_avx_vnni(void)
 {
@@ -102,8 +103,9 @@ const char *model_error(int status)
         "the processor has none of the instruction sets that this library was compiled for",
         "the system started no thread",
         "the system refused to use these processors",
+        "this layer can't be cut so",
     };
-    return status < 0 || status > MODEL_AFFINITY ? "unknown status" : texts[status];
+    return status < 0 || status > MODEL_TILING ? "unknown status" : texts[status];
 }
 
 /* Where the lanes of each vector of a product's pixels are in a tensor with rows `pitch` apart. Pixels of an output row
@@ -366,8 +368,14 @@ int model_profile(model *m, const float *const *inputs, float *const *outputs, i
 
 int model_set_tiling(model *m, int layer, int kernel, int tile, int pixel_pieces, int channel_pieces)
 {
-    if (!m || layer < 0 || layer >= STEPS)
+    if (!m)
         return MODEL_NULL;
+    if (layer < 0 || layer >= STEPS || kernel != steps[layer].tiling[m->set].kernel || pixel_pieces < 1 ||
+        pixel_pieces > MOST_PIECES || channel_pieces < 1 || channel_pieces > MOST_PIECES)
+        return MODEL_TILING;
+    int bytes = steps[layer].kind == PRODUCT_U8;
+    if ((!bytes && steps[layer].kind != PRODUCT) || !tile_exists[m->set](bytes, kernel, tile))
+        return MODEL_TILING;
     pthread_mutex_lock(&m->calls);
     struct tiling tiling = {(int16_t)kernel, (int16_t)tile, (int16_t)pixel_pieces, (int16_t)channel_pieces};
     m->tiling[layer] = tiling;

@@ -98,7 +98,7 @@ struct transfer {             /* from one layout to another */
 
 enum kind {
     PRODUCT, PRODUCT_U8, POOL, POOL_U8, FUNCTION, TABLE_U8, AFFINE, AFFINE_U8, BINARY, BINARY_U8, RELAYOUT, LOAD,
-    LOAD_U8, STORE, STORE_U8, QUANTIZE, DEQUANTIZE, JOIN, JOIN_U8, RESHAPE, RESHAPE_U8, SOFTMAX, KINDS
+    LOAD_U8, STORE, QUANTIZE, DEQUANTIZE, JOIN, JOIN_U8, RESHAPE, RESHAPE_U8, SOFTMAX, KINDS
 };
 
 /* How a product is cut. A plan has one of these for each step and instruction set. */
@@ -135,6 +135,9 @@ struct frame {
     long sample;
     const struct segments *segments; /* of all steps */
 };
+
+/* Whether a product can be cut into tiles of so many vectors of pixels, with the kernel that its weights are packed for. */
+typedef int has_tile(int bytes, int kernel, int tile);
 
 /* Compute one of the pieces of a step; there are `count`. */
 typedef void run_piece(const struct step *step, const struct tiling *tiling, const struct segments *segments,
