@@ -63,6 +63,7 @@ _FUNCTIONS: dict[str, tuple[tuple[str, float], ...]] = {  # with attributes and 
 _ELEMENTWISE = {*_FUNCTIONS, *_BINARY, "Relu", "Clip"}
 _MOST_BIAS = 2**29  # in steps of a product, that of the input's zero point not included, which is a sum of products
 _MOST_PRODUCTS = 2**29  # so all sums fit into int32
+_BIAS_ALONE = 2**23  # steps of a bias where there are no products: so many are exact in FP32
 OPERATORS = sorted(
     {*_SAME, *_MOVES, *_PRODUCTS, *_ELEMENTWISE}
     | {"BatchNormalization", "Concat", "GlobalAveragePool", "GlobalMaxPool", "MaxPool", "AveragePool", "ReduceMean"}
@@ -827,17 +828,18 @@ class _Linear:
         """INT8 weights, and what a product of one with one level of an input of `scale` stands for: (outputs,).
 
         Where a bias would not fit into int32 in such steps, the weights hardly count beside it: they are rounded to
-        larger ones.
+        larger ones. Where all weights are zero, their scale means nothing, and may be too coarse for the bias.
         """
         assert self.stored is not None
         negative = self.multipliers < 0
         integers = np.where(negative.reshape(-1, 1, 1, 1), -self.stored.astype(np.int16), self.stored)
         steps = np.abs(self.scales * self.multipliers) * scale
-        least = np.abs(self.offsets) / _MOST_BIAS
-        coarse = (steps < least) | (steps == 0)
-        ratio = np.where(coarse, steps / np.where(least > 0, least, 1.0), 1.0)
-        integers = np.clip(np.rint(integers * ratio.reshape(-1, 1, 1, 1)), -127, 127).astype(np.int8)
-        return integers, np.where(coarse, np.where(least > 0, least, 1.0), steps)
+        sizes = np.abs(self.offsets)
+        least = np.maximum(sizes / _MOST_BIAS, np.finfo(np.float32).tiny)
+        ratio = np.minimum(steps / least, 1.0)
+        integers = np.clip(np.rint(integers * ratio.reshape(-1, 1, 1, 1)), -128, 127).astype(np.int8)
+        dead = (integers == 0).reshape(len(integers), -1).all(1)
+        return integers, np.where(dead, np.where(sizes > 0, sizes / _BIAS_ALONE, 1.0), np.maximum(steps, least))
 
 
 def _kernel(weights: NDArray[Any]) -> NDArray[Any]:

@@ -123,7 +123,7 @@ class Net:
         return self.node("Clip", [x, *limits], self.shapes[x])
 
     def binary(self, operator: str, a: str, b: str) -> str:
-        shape = self.shapes[a if np.prod(self.shapes[a]) >= np.prod(self.shapes[b]) else b]
+        shape = max((self.shapes.get(name, ()) for name in (a, b)), key=np.prod)
         return self.node(operator, [a, b], shape)
 
     def per_channel(self, operator: str, x: str) -> str:
