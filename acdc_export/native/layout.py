@@ -40,8 +40,8 @@ from .layers import (
 )
 
 _LINE = 16  # words of a cache line
-_MOST_WORDS = 2**29  # distances are 32 bits wide, and some are added
-_SMALLER = f"The target native has {_MOST_WORDS * 4 // 2**30} GiB for the activations of a sample."
+_ADDRESSABLE = 2**29  # words: distances are 32 bits wide, and some are added
+_SMALLER = f"The target native has {_ADDRESSABLE * 4 // 2**30} GiB for the activations of a sample."
 _MOST_COPIES = 5  # of a tensor, shifted against each other
 _MOST_WORDS = 2**18  # of all copies, half of a level 2 cache of 2 MB
 _SPARE = 1.2  # so much longer may rows become to fill cache lines
@@ -128,10 +128,10 @@ def lay_out(network: Network) -> Layout:
         GraphError: it takes more memory than can be addressed.
     """
     for tensor in network.tensors.values():
-        if tensor.size > _MOST_WORDS:
+        if tensor.size > _ADDRESSABLE:
             raise GraphError(f"The tensor {tensor.name} has {tensor.size:,} values for a sample.", _SMALLER)
     layout = _Builder(unflattened(network)).run()
-    if layout.words > _MOST_WORDS:
+    if layout.words > _ADDRESSABLE:
         raise GraphError(f"A sample takes {layout.words * 4 / 2**30:,.0f} GiB of memory.", _SMALLER)
     return layout
 
