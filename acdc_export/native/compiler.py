@@ -21,6 +21,7 @@ from .tune import tuned
 
 _SUFFIXES = (".so", ".h", ".c", ".weights", ".plan.json")
 _MOST_THREADS = 1024  # as in runtime.c
+_REAL = {"PRODUCT", "POOL", "AFFINE", "FUNCTION", "BINARY", "SOFTMAX"}  # kinds of steps that compute in FP32
 
 
 @dataclass(frozen=True)
@@ -113,12 +114,14 @@ def _with(stem: Path, suffix: str) -> Path:
 
 
 def _about(layout: Layout, source: Source) -> dict[str, object]:
-    """What else a plan tells: the zeros of each layer, for those who count them."""
+    """What else a plan tells: the zeros of each layer, and which layers of an INT8 network compute in FP32."""
     layers = [
         {"step": at, "name": layout.steps[at].name, "zeros": zeros, "weights": weights}
         for at, (zeros, weights) in sorted(source.zeros.items())
     ]
-    return {"layers": layers}
+    integer = any(step.kind == "PRODUCT_U8" for step in layout.steps)
+    real = [step.name for step in layout.steps if step.kind in _REAL and integer]
+    return {"layers": layers, "fp32": real}
 
 
 __all__ = ["Compiled", "compile"]
