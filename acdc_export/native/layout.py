@@ -95,7 +95,8 @@ class Storage:
     @property
     def kind(self) -> tuple[Any, ...]:
         """What storages must have in common to share memory with their borders."""
-        return self.form, self.rows, self.columns, self.pitch, self.plane, self.origin
+        real = self.tensor.quantized is None  # the value of a border has other bits then
+        return self.form, real, self.rows, self.columns, self.pitch, self.plane, self.origin, self.copy_distance
 
 
 @dataclass

@@ -30,6 +30,7 @@ class Net:
         self.inputs = tuple(self.shapes)
         self.points: list[str] = list(self.inputs)
         self.same: dict[str, str] = {}  # points that have the scale of another
+        self.limits: dict[str, tuple[float, float]] = {}  # of points whose ranges are not those of samples
         self.outputs: list[str] = []
 
     def __repr__(self) -> str:
@@ -246,6 +247,7 @@ class Net:
         if made:
             values |= dict(zip(made, run(model, samples), strict=True))
         ranges = {name: (min(float(array.min()), 0.0), max(float(array.max()), 0.0)) for name, array in values.items()}
+        ranges |= self.limits
         for name, head in self.same.items():
             ranges[head] = min(ranges[head][0], ranges[name][0]), max(ranges[head][1], ranges[name][1])
         return {name: ranges[self.same.get(name, name)] for name in self.points}
