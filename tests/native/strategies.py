@@ -34,7 +34,10 @@ FUNCTIONS = ("LeakyRelu", "Sigmoid", "HardSigmoid", "HardSwish", "Tanh", "Gelu",
 def networks(draw: st.DrawFn, most: int = 6) -> Net:
     """A network of up to so many blocks, of odd shapes. All that can be uint8 is a point, but for its outputs."""
     rank = draw(st.sampled_from((2, 2, 2, 1)))
-    shape = (draw(st.integers(1, 21)), *(draw(st.integers(1, 19)) for _ in range(rank)))
+    sizes = [draw(st.integers(1, 19)) for _ in range(rank)]
+    if draw(st.booleans()):  # rows that fill cache lines, or nearly
+        sizes[-1] = draw(st.sampled_from((14, 15, 16, 28, 31, 32)))
+    shape = (draw(st.integers(1, 21)), *sizes)
     net = Net(shape, seed=draw(st.integers(0, 2**16)))
     tensors = ["x0"]
     for _ in range(draw(st.integers(1, most))):
