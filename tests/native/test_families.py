@@ -89,6 +89,7 @@ def test_families(name: str, tmp_path: Path) -> None:
     check(pair_of(FAMILIES[name](), inputs_of(name), tmp_path / name), tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["vit", "shufflenet"])
 def test_other_families_are_refused(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)

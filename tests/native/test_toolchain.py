@@ -26,6 +26,7 @@ def network(seed: int) -> Net:
 def compiled(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What is compiled: names of objects."""
     monkeypatch.setattr(toolchain, "compiled_kernels", {})
+    monkeypatch.setattr(toolchain, "FLAGS", (*toolchain.FLAGS, "-O0"))  # quick to compile
     names: list[str] = []
     run = toolchain._run
 
@@ -47,9 +48,8 @@ def test_kernels_are_compiled_once(compiled: list[str], tmp_path: Path) -> None:
 def test_other_flags_and_other_compilers_are_other_kernels(
     compiled: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(toolchain, "FLAGS", (*toolchain.FLAGS, "-O0"))
     build(network(1).model(), tmp_path, ["avx2"])
-    monkeypatch.setattr(toolchain, "FLAGS", (*toolchain.FLAGS, "-g"))
+    monkeypatch.setattr(toolchain, "FLAGS", (*toolchain.FLAGS, "-DOTHER"))
     build(network(1).model(), tmp_path, ["avx2"])
     monkeypatch.setenv("CC", f"{toolchain.compiler()[0]} -O0")
     build(network(1).model(), tmp_path, ["avx2"])
