@@ -12,13 +12,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from acdc_export import models
+from acdc_export import Unstructured, models
 from acdc_export.config import load_target
 from acdc_export.errors import GraphError
 from acdc_export.native import reference
 from acdc_export.native.fuse import fuse
 from acdc_export.native.graph import read
 from acdc_export.pair import Pair
+from acdc_export.records.history import PhaseRecord
+from acdc_export.training.to_onnx import write_pair
 from benchmarks.families import pair_of
 
 from ..lowering.families import FAMILIES, inputs_of, integers
@@ -44,13 +46,20 @@ def torchvision(name: str) -> nn.Module:
     return model
 
 
-def trained() -> tuple[nn.Module, dict[str, Tensor]]:
-    """The sparse half of a pair that the AC/DC authors trained: unstructured, unevenly."""
+def trained(path: Path) -> Pair:
+    """A pair that the AC/DC authors trained: unstructured, unevenly."""
     content = np.load(AUTHORS)
-    model = models.build("resnet_cifar", {})
-    state = {key.removeprefix("sparse/"): torch.from_numpy(content[key]) for key in content.files if "sparse/" in key}
-    model.load_state_dict(state)
-    return model, {"input": torch.from_numpy(content["x"])}
+    states = {
+        half: {key.partition("/")[2]: torch.from_numpy(content[key]) for key in content.files if f"{half}/" in key}
+        for half in ("sparse", "dense")
+    }
+    pattern = Unstructured(0.9)
+    model = models.build("resnet_cifar", {}).eval()
+    return write_pair(
+        path, model, states["sparse"], states["dense"], (torch.from_numpy(content["x"]),), pattern=pattern,
+        pruned=list(pattern.select(model).weights), left_dense={}, unit="epoch",
+        phases=[PhaseRecord("dense", 0, 1), PhaseRecord("sparse", 1, 2)], epochs=[], metrics={}, input_names=["input"],
+    )  # fmt: skip
 
 
 def check(pair: Pair, folder: Path) -> None:
@@ -100,8 +109,7 @@ def test_other_families_are_refused(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_trained_pair(tmp_path: Path) -> None:
-    model, inputs = trained()
-    pair = pair_of(model.eval(), inputs, tmp_path / "resnet20")
+    pair = trained(tmp_path / "resnet20")
     check(pair, tmp_path)
 
 
