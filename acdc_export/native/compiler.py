@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import OutputError, UsageError
+from ..errors import GraphError, OutputError, UsageError
 from . import plan as plans
 from .emit import Source, emit
 from .fuse import fuse
@@ -20,6 +20,7 @@ from .toolchain import build, compiler
 from .tune import tuned
 
 _SUFFIXES = (".so", ".h", ".c", ".weights", ".plan.json")
+_MOST_WEIGHTS = 2**31 - 2**26  # bytes: code reaches no further
 _MOST_THREADS = 1024  # as in runtime.c
 _REAL = {"PRODUCT", "POOL", "AFFINE", "FUNCTION", "BINARY", "SOFTMAX"}  # kinds of steps that compute in FP32
 
@@ -81,6 +82,9 @@ def compile(
             else:
                 chosen = plans.guess(layout, sets, threads)
             source = emit(layout, chosen, stem.name, stem.name, digest)
+            if len(source.weights) > _MOST_WEIGHTS:
+                size = len(source.weights) / 2**30
+                raise GraphError(f"{model} has {size:.1f} GiB of weights.", "A library holds less than 2 GiB.")
             build(source, folder, chosen.instruction_sets)
             chosen.save(folder / f"{stem.name}.plan.json", layout, _about(layout, source))
             for suffix in _SUFFIXES:

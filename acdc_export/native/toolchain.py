@@ -23,7 +23,7 @@ from .emit import Source
 from .plan import INSTRUCTION_SETS
 
 FLAGS = (
-    "-std=gnu11", "-O3", "-fPIC", "-fvisibility=hidden", "-pthread",
+    "-std=gnu11", "-O3", "-g0", "-fPIC", "-fvisibility=hidden", "-pthread",
     "-ffp-contract=off",  # what uint8 becomes is defined operation by operation
     "-fno-math-errno", "-fno-trapping-math", "-fno-semantic-interposition",
 )  # fmt: skip

@@ -54,22 +54,26 @@ static run_piece *const runners[SETS] = {RUNNERS};
 static const int *const lanes[SETS] = {LANES_OF_SETS};
 static has_tile *const tile_exists[SETS] = {TILES_OF_SETS};
 
-static int has_avx_vnni(void)
-{
-    unsigned a = 0, b, c, d;
-    return __get_cpuid_count(7, 1, &a, &b, &c, &d) && a & 1u << 4;
-}
-
+/* Asked for directly: what compilers offer for it depends on their own libraries, and ziglang's always says no. */
 static int supported(int set)
 {
-    __builtin_cpu_init();
+    enum { FMA = 1u << 12, OSXSAVE = 1u << 27, AVX2 = 1u << 5, AVX_VNNI = 1u << 4, AVX512_VNNI = 1u << 11 };
+    const unsigned avx512 = 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31; /* F, DQ, BW and VL */
+    unsigned a, b, c, d, seven_b, seven_c, seven_a = 0, state, high;
+    if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & OSXSAVE) || !(c & FMA))
+        return 0;
+    if (!__get_cpuid_count(7, 0, &a, &seven_b, &seven_c, &d))
+        return 0;
+    if (a >= 1)
+        __get_cpuid_count(7, 1, &seven_a, &b, &c, &d);
+    __asm__("xgetbv" : "=a"(state), "=d"(high) : "c"(0)); /* registers that the system saves */
+    int has_avx2 = (state & 0x06) == 0x06 && (seven_b & AVX2);
+    int has_avx512 = (state & 0xe6) == 0xe6 && (seven_b & avx512) == avx512;
     switch (set) {
-    case 0: return __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-                   __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vnni");
-    case 1: return __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-                   __builtin_cpu_supports("avx512dq");
-    case 2: return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_avx_vnni();
-    case 3: return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    case 0: return has_avx512 && (seven_c & AVX512_VNNI);
+    case 1: return has_avx512;
+    case 2: return has_avx2 && (seven_a & AVX_VNNI);
+    case 3: return has_avx2;
     }
     return 0;
 }
