@@ -19,7 +19,7 @@ from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 
 from ..errors import GraphError
-from .graph import Graph, Node
+from .graph import Graph, Node, type_name
 from .layers import (
     INFINITY,
     Affine,
@@ -155,7 +155,7 @@ class _Fuser:
             if node.operator == "Dropout":
                 self.check_dropout(node, name)
             if node.operator == "Cast" and node.attributes["to"] != TensorProto.FLOAT:
-                kind = helper.tensor_dtype_to_string(node.attributes["to"]).removeprefix("TensorProto.")
+                kind = type_name(node.attributes["to"])
                 raise GraphError(f"{node} casts to {kind}.", "The target native computes in FP32 and INT8.")
             name = node.inputs[0]
         return name
@@ -362,10 +362,13 @@ class _Fuser:
     def coefficients(self, node: Node, channels: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Multipliers and offsets, (channels,), of a node that is `channelwise`."""
         if node.operator == "BatchNormalization":
-            values = [self.constant(name) for name in node.inputs[1:5]]
-            if any(value is None for value in values) or node.attributes.get("training_mode", 0):
+            constants = [self.constant(name) for name in node.inputs[1:5]]
+            values = [np.asarray(value, np.float64) for value in constants if value is not None]
+            if len(values) < 4 or node.attributes.get("training_mode", 0):
                 raise GraphError(f"{node} computes statistics of its batch.", "Export the network in evaluation mode.")
-            scale, bias, mean, variance = (np.asarray(value, np.float64) for value in values)
+            if any(value.shape != (channels,) for value in values):
+                raise GraphError(f"{node} has other statistics than one for each channel.", "Export it anew.")
+            scale, bias, mean, variance = values
             multipliers = scale / np.sqrt(variance + node.attributes.get("epsilon", 1e-5))
             return multipliers, bias - mean * multipliers
         first = self.constant(node.inputs[0])
@@ -505,6 +508,19 @@ class _Fuser:
                 return self.read(value)
         return None
 
+    def check_weights(self, node: Node, source: str, weights: NDArray[Any], groups: int, transposed: bool) -> None:
+        """Refuse weights that don't fit the input: shape inference doesn't look at all of it."""
+        shape = self.graph.shapes[self.resolve(source)]
+        fits = weights.ndim == len(shape) and weights.size > 0 and weights.dtype == np.float32
+        if fits and node.operator == "Conv":
+            kernel = node.attributes.get("kernel_shape", list(weights.shape[2:]))
+            fits = list(weights.shape[2:]) == list(kernel) and weights.shape[1] * groups == shape[1]
+            fits = fits and weights.shape[0] % groups == 0
+        elif fits:
+            fits = weights.shape[0 if transposed else 1] == shape[1]
+        if not fits:
+            raise GraphError(f"{node} has weights of shape {weights.shape} for an input of {shape}.", "Export it anew.")
+
     def check_axis(self, node: Node) -> None:
         rank = len(self.graph.shapes[node.outputs[0]])
         if node.attributes["axis"] % rank != 1:
@@ -573,6 +589,12 @@ class _Fuser:
 
         if len(kernel) > 2:
             raise GraphError(f"{node} has {len(kernel)} dimensions.", "The target native knows one and two.")
+        lengths = {"kernel_shape": 1, "strides": 1, "dilations": 1, "pads": 2}
+        rank = len(self.graph.shapes[self.resolve(node.inputs[0])]) - 2
+        if len(kernel) != rank or any(
+            len(node.attributes.get(name, [0] * many * rank)) != many * rank for name, many in lengths.items()
+        ):
+            raise GraphError(f"{node} has attributes of other dimensions than its input.", "Export it anew.")
         spatial = [1] * len(kernel)
         strides, dilations = (two(node.attributes.get(name, spatial)) for name in ("strides", "dilations"))
         size = two(kernel)
@@ -695,8 +717,12 @@ class _Fuser:
             for name, array in constants.items()
         )
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", self.graph.opset)])
-        with np.errstate(all="ignore"):
-            (result,) = ReferenceEvaluator(model).run(None, {root: values.reshape(1, 256)})
+        try:
+            with np.errstate(all="ignore"):  # a table may have levels that no sample reaches
+                (result,) = ReferenceEvaluator(model).run(None, {root: values.reshape(1, 256)})
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise GraphError(f"{nodes[0]} can't be computed: {reason}", "Export it anew.") from error
         computed: NDArray[np.float32] = np.nan_to_num(np.asarray(result, np.float32).reshape(256))
         return computed
 
@@ -779,6 +805,7 @@ class _Linear:
                 raise GraphError(f"{node} transposes its input.", "Export it without transA.")
             transposed = not node.attributes.get("transB", 0)
             beta = node.attributes.get("beta", 1.0)
+        fuser.check_weights(node, source, weights, groups, transposed)
         alpha = node.attributes.get("alpha", 1.0) if node.operator == "Gemm" else 1.0
         matrix = weights.T if transposed else weights
         shaped = _kernel(matrix)

@@ -22,6 +22,8 @@ from ..errors import GraphError
 
 _ROUNDS = 8  # of inferring shapes and computing constants of them; a network's head needs two
 _MOST_COMPUTED = 2**33  # bytes of all computed constants: several times what the largest networks have in weights
+_SIZES = {"kernel_shape": 1, "strides": 1, "dilations": 1, "group": 1, "pads": -(2**31)}  # attributes, and their least
+_LARGEST = 2**31
 _SMALL = 64  # values of a constant that a shape may depend on
 
 
@@ -119,6 +121,10 @@ def _load(path: Path) -> onnx.ModelProto:
     except Exception as error:  # protobuf and the checker raise several kinds
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise GraphError(f"{path} is not a valid ONNX file: {reason}", "Export it anew.") from error
+    names = [value.name for value in (*model.graph.input, *model.graph.output, *model.graph.initializer)]
+    names += [name for node in model.graph.node for name in (node.name, *node.input, *node.output)]
+    if not all(isinstance(name, str) for name in names):  # protobuf gives bytes where there is no text
+        raise GraphError(f"{path} is not a valid ONNX file: it has names that are no UTF-8.", "Export it anew.")
     return model
 
 
@@ -136,8 +142,14 @@ def _check_type(value: onnx.ValueInfoProto) -> None:
     if kind == "tensor_type":
         if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT:
             return
-        kind = helper.tensor_dtype_to_string(value.type.tensor_type.elem_type).removeprefix("TensorProto.")
+        kind = type_name(value.type.tensor_type.elem_type)
     raise GraphError(f"{value.name} is {kind}; the target native takes and gives FP32.", "Export it with FP32.")
+
+
+def type_name(kind: int) -> str:
+    """The name of a type of ONNX, as FLOAT16."""
+    names: dict[int, str] = {number: name for name, number in onnx.TensorProto.DataType.items()}
+    return names.get(kind, f"of type {kind}")
 
 
 def _check_batch(model: onnx.ModelProto, inputs: list[onnx.ValueInfoProto], path: Path) -> None:
@@ -193,6 +205,10 @@ def _node(proto: onnx.NodeProto, index: int) -> Node:
             "Export the network without control flow, in evaluation mode.",
         )
     attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in proto.attribute}
+    for key, least in _SIZES.items():
+        values = attributes.get(key, [])
+        if any(not least <= value <= _LARGEST for value in (values if isinstance(values, list) else [values])):
+            raise GraphError(f"{proto.op_type} ({name}) has {key} {values}.", "Export it anew.")
     return Node(proto.op_type, name, tuple(proto.input), tuple(proto.output), attributes)
 
 
@@ -254,6 +270,8 @@ def _correct_pools(model: onnx.ModelProto, shapes: dict[str, tuple[int, ...]]) -
         rank = len(kernel)
         pads = list(attributes.get("pads", [0] * 2 * rank))
         strides, dilations = (attributes.get(name, [1] * rank) for name in ("strides", "dilations"))
+        if (len(pads), len(strides), len(dilations), len(shapes[proto.input[0]])) != (2 * rank, rank, rank, rank + 2):
+            continue  # it is refused later
         excess = False
         for axis, size in enumerate(shapes[proto.input[0]][2:]):
             span = (kernel[axis] - 1) * dilations[axis] + 1
