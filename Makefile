@@ -17,12 +17,12 @@ demo: $(VENV)/installed
 # Two at a time, a thread each: pools of two threads would wait for each other on two cores.
 test: lint types
 	$(ACCEPT) OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile --durations 10 -m 'not (alone or slow or frameworks or vision)'
-	$(ACCEPT) $(BIN)/pytest -m alone
 
 # Tests that need more than requirements-dev.txt have a marker, and run in an environment of their own: .venv-NAME, made
 # from requirements-NAME.txt.
 test-extended: $(VENV)/installed-dev .venv-frameworks/installed .venv-vision/installed
 	$(ACCEPT) OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile --durations 10 -m 'slow and not alone'
+	$(ACCEPT) $(BIN)/pytest -m alone
 	$(ACCEPT) .venv-frameworks/bin/pytest --durations 10 -m frameworks
 	$(ACCEPT) .venv-vision/bin/pytest --durations 10 -m vision
 

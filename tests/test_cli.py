@@ -285,6 +285,7 @@ def test_copies_are_used_by_path(tmp_path: Path) -> None:
     assert run("pipelines", "check", "mine.toml", cwd=tmp_path).returncode == 0
 
 
+@pytest.mark.slow
 def test_inspect_a_pair_an_onnx_file_and_a_checkpoint(pair: Pair) -> None:
     text = run("inspect", pair.path).stdout
     assert "sparse half" in text

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,6 +11,7 @@ import pytest
 
 from acdc_export import checking
 from acdc_export.checking import Check, Setup
+from acdc_export.checking.compiled import Admitted
 from acdc_export.config import load_target
 from acdc_export.errors import UsageError
 from acdc_export.evaluation import recording, resolving
@@ -81,10 +82,14 @@ class FakeBundle:
 
     off: float = 0.0
     batch_size: int = 4
+    admitted: Admitted = field(default_factory=Admitted)  # nothing of it is compiled
 
     @property
     def bundle(self) -> Any:
         return SimpleNamespace(manifest=SimpleNamespace(inputs=(), outputs=(), tolerance=1e-3), path="bundles/fake")
+
+    def admit(self, *_: object) -> FakeBundle:
+        return self
 
     def environment_notes(self) -> list[str]:
         return []

@@ -31,6 +31,7 @@ def training(tmp_path: Path) -> Path:
     return tmp_path / "training.npz"
 
 
+@pytest.mark.slow
 def test_integers_in_deepsparse(pair: Pair, cpu: str, labelled: Path, training: Path, tmp_path: Path) -> None:
     bundle = export(pair, cpu, precision="int8", data=str(labelled), calibrate=str(training), out=tmp_path / "bundles")
     report = bundle.report

@@ -133,6 +133,7 @@ def test_both_halves_in_deepsparse(pair: Pair, cpu: str, labelled: Path, tmp_pat
     assert verify(bundle.path, target=cpu).exit_code == 1
 
 
+@pytest.mark.slow
 def test_a_fallback_is_caught_and_the_operator_named(pair: Pair, labelled: Path, tmp_path: Path) -> None:
     """Without this pass DeepSparse loads the graph, gives the right answers, and says nothing."""
     target = quick_target(
@@ -146,6 +147,7 @@ def test_a_fallback_is_caught_and_the_operator_named(pair: Pair, labelled: Path,
     assert report.structure.unsupported == ("ReduceMean",)
 
 
+@pytest.mark.slow
 def test_onnxruntime_takes_one_file_for_all_batch_sizes(
     pair: Pair, control: str, labelled: Path, tmp_path: Path
 ) -> None:

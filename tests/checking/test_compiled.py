@@ -283,6 +283,7 @@ def test_an_onnx_that_the_compiler_refuses(elsewhere: Path, target: Path) -> Non
         verify(elsewhere, target=str(target))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "halves"),
     [

@@ -87,6 +87,7 @@ def verified(bundle: Path, **options: object) -> tuple[dict[str, str], str]:
 WORKS = dict.fromkeys(("files", "golden outputs, batch 1", "golden outputs, batch 16"), "pass")
 
 
+@pytest.mark.slow
 def test_a_bundle_holds_all_that_makes_the_library_again(made: Bundle) -> None:
     report = made.report
     assert sorted(path.name for path in (made.path / "model").iterdir()) == MODEL
@@ -101,6 +102,7 @@ def test_a_bundle_holds_all_that_makes_the_library_again(made: Bundle) -> None:
     assert all(half.ok and half.required < 1e-5 for halves in report.parity.values() for half in halves.values())
 
 
+@pytest.mark.slow
 def test_the_best_dense_alternative_is_what_counts(made: Bundle) -> None:
     report = made.report
     variants = {"sparse", "dense", "dense@onnxruntime", "dense@openvino-default"}
@@ -111,6 +113,7 @@ def test_the_best_dense_alternative_is_what_counts(made: Bundle) -> None:
     assert str(made).splitlines()[0].endswith("than the fastest dense alternative")
 
 
+@pytest.mark.slow
 def test_zeros_are_those_in_the_library(made: Bundle) -> None:
     """By the names of weights, though the compiler goes by those of nodes."""
     structure = made.report.structure
@@ -125,6 +128,7 @@ def test_zeros_are_those_in_the_library(made: Bundle) -> None:
     assert sum(layer["zeros"] for layer in plan["layers"]) == structure.steps[-1].zeros
 
 
+@pytest.mark.slow
 def test_the_library_needs_no_more_than_ctypes(made: Bundle) -> None:
     """As one deploys it: the header's functions, from any language."""
     x, expected = made.golden_inputs["input"], made.golden_outputs(16)["logits"]
@@ -139,6 +143,7 @@ def test_the_library_needs_no_more_than_ctypes(made: Bundle) -> None:
     assert "int model_create(" in (made.path / "model" / "model.h").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_compiler")
 def test_where_it_was_built_it_runs_as_it_is(bundle: Path) -> None:
     verdicts, notes = verified(bundle)
@@ -146,6 +151,7 @@ def test_where_it_was_built_it_runs_as_it_is(bundle: Path) -> None:
     assert "not built here" not in notes
 
 
+@pytest.mark.slow
 def test_elsewhere_the_same_library_is_built_from_onnx_and_plan(elsewhere: Path) -> None:
     """Whatever the C says: it is not looked at."""
     program = elsewhere / "model" / "model.c"
@@ -159,6 +165,7 @@ def test_elsewhere_the_same_library_is_built_from_onnx_and_plan(elsewhere: Path)
     assert built_here.is_known(sha256(elsewhere / "model" / "model.so"))
 
 
+@pytest.mark.slow
 def test_elsewhere_without_a_compiler_it_runs_if_it_is_trusted(elsewhere: Path, no_compiler: str) -> None:
     with pytest.raises(RuntimeUnavailable) as caught:
         verify(elsewhere)
@@ -171,6 +178,7 @@ def test_elsewhere_without_a_compiler_it_runs_if_it_is_trusted(elsewhere: Path, 
     assert "It ran as it is: the bundle is trusted." in " ".join(finding.notes)
 
 
+@pytest.mark.slow
 def test_an_altered_library_is_refused(bundle: Path) -> None:
     library = bundle / "model" / "model.so"
     content = bytearray(library.read_bytes())
@@ -241,6 +249,7 @@ def engine(made: Bundle) -> Iterator[Worker]:
         yield engine
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [1, 3, 16])
 def test_any_batch_size(engine: Worker, batch_size: int) -> None:
     x = np.random.default_rng(1).normal(size=(batch_size, 1, SIDE, SIDE)).astype(np.float32)
@@ -249,6 +258,7 @@ def test_any_batch_size(engine: Worker, batch_size: int) -> None:
     assert (engine.time({"input": x}, 3).nanoseconds > 0).all()
 
 
+@pytest.mark.slow
 def test_wrong_inputs_are_refused(engine: Worker) -> None:
     x = np.zeros((1, 1, SIDE, SIDE), np.float32)
     for wrong in ({"input": x.astype(np.float64)}, {"input": x[:, :, :1]}, {"y": x}, {"input": x[:0]}):
@@ -304,6 +314,7 @@ def test_without_onnx_it_says_what_to_install(module: ModuleType, monkeypatch: p
     assert caught.value.remedy == "Run: pip install 'acdc-export[export]'"
 
 
+@pytest.mark.slow
 def test_a_weight_has_its_initializers_name(module: ModuleType, made: Bundle, tmp_path: Path) -> None:
     """Also where its node has none, and behind DequantizeLinear. Of no node that is known, a layer's own remains."""
     assert set(module.weights(str(made.model(1)))) == {"conv1.weight", "conv2.weight", "head.weight"}
